@@ -1,0 +1,74 @@
+//! What a source saw. Edges are hints; a scan is the truth about the ports it covers.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Port, Reading, SourceName};
+
+/// A point in time on two clocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Milliseconds since the Unix epoch: what people and events are told.
+    pub wall_ms: u64,
+    /// Milliseconds on a clock that never jumps: what debounce windows are measured with.
+    pub mono_ms: u64,
+}
+
+/// An observation with its place in the flow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The number of the source's message this came from. Once the journal has everything up to a number,
+    /// the source may forget the messages up to it.
+    pub number: u64,
+    /// When the source received it.
+    pub at: Moment,
+    /// Who saw it.
+    pub source: SourceName,
+    /// What was seen.
+    pub observation: Observation,
+}
+
+/// What a source saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Observation {
+    /// A device came.
+    Arrived {
+        /// What could be read of it.
+        reading: Box<Reading>,
+    },
+    /// A device went.
+    Left {
+        /// Where it was.
+        port: Port,
+        /// The address it had (`devnum`), where the source knows.
+        address: Option<u8>,
+    },
+    /// More is known of a device that is connected: it was slow to be read, or was configured anew.
+    Refreshed {
+        /// What could be read of it.
+        reading: Box<Reading>,
+    },
+    /// A driver took an interface, or let go of it.
+    Bound {
+        /// Where the device is.
+        port: Port,
+        /// `bInterfaceNumber`.
+        interface: u8,
+        /// The driver; none when it let go.
+        driver: Option<String>,
+    },
+    /// A full enumeration, begun after the edges before it had been handed on.
+    Scan {
+        /// Every device that was there.
+        readings: Vec<Reading>,
+        /// Ports that this scan says nothing about: they had an edge since it began, or could not be read.
+        except: BTreeSet<Port>,
+    },
+    /// The operating system dropped messages. A scan follows.
+    Overrun {
+        /// How many, where it says.
+        lost: Option<u64>,
+    },
+}

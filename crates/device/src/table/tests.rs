@@ -1,0 +1,464 @@
+//! Examples for each rule, and a property: whatever is seen, missed or seen twice, in whatever order, what was
+//! published is in order, alternates, and ends up as what is there.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::HexBytes;
+
+fn reading(port: &str, address: u8, serial: &str) -> Reading {
+    let mut reading = Reading::bare(port.parse().unwrap(), address, 0x046d, 0xc52b, Some(0));
+    reading.serial_number = Some(HexBytes(serial.as_bytes().to_vec()));
+    reading
+}
+
+fn arrived(reading: Reading) -> Observation {
+    Observation::Arrived { reading: Box::new(reading) }
+}
+
+fn left(port: &str, address: u8) -> Observation {
+    Observation::Left { port: port.parse().unwrap(), address: Some(address) }
+}
+
+fn scan(readings: &[Reading]) -> Observation {
+    Observation::Scan { readings: readings.to_vec(), except: BTreeSet::new() }
+}
+
+fn at(ms: u64, observation: Observation) -> Observed {
+    let at = Moment { wall_ms: 1_000_000 + ms, mono_ms: ms };
+    Observed { number: ms, at, source: SourceName::Uevent, observation }
+}
+
+/// One line a change, as `action id*edges reason`, with the reason left out for hot-plug.
+fn tell(changes: &[Change]) -> Vec<String> {
+    let line = |change: &Change| match change {
+        Change::Refreshed(device) => format!("refresh {}", device.device_id),
+        Change::Edge(edge) => {
+            let mut line = format!("{} {}", edge.action, edge.device.device_id.replace("046d:c52b", ""));
+            if edge.edges != 1 {
+                line += &format!("*{}", edge.edges);
+            }
+            if edge.reason != Reason::Hotplug {
+                line += &format!(" {}", edge.reason);
+            }
+            line
+        }
+    };
+    changes.iter().map(line).collect()
+}
+
+fn check(
+    debounce_ms: u64,
+    script: impl IntoIterator<Item = (u64, Observation)>,
+    expected: &[&str],
+) -> DeviceTable {
+    let mut table = DeviceTable::new(Policy { debounce_ms, ..Policy::default() });
+    let mut changes = Vec::new();
+    for (ms, observation) in script {
+        changes.extend(table.observe(&at(ms, observation), Reason::Reconcile));
+    }
+    changes.extend(table.flush());
+    assert_eq!(tell(&changes), expected);
+    table
+}
+
+#[test]
+fn every_edge_is_an_event_without_debouncing() {
+    check(
+        0,
+        [(0, arrived(reading("1-1", 2, "A"))), (0, left("1-1", 2)), (0, arrived(reading("1-1", 3, "A")))],
+        &["attach :A", "detach :A", "attach :A"],
+    );
+}
+
+#[test]
+fn a_detach_tells_what_was_known_at_the_attach() {
+    let mut table = DeviceTable::new(Policy::default());
+    let attach = table.observe(&at(0, arrived(reading("1-1", 2, "A"))), Reason::Reconcile);
+    let detach = table.observe(&at(5, left("1-1", 2)), Reason::Reconcile);
+    let (Change::Edge(attach), Change::Edge(detach)) = (&attach[0], &detach[0]) else { panic!("{detach:?}") };
+    assert_eq!(attach.device, detach.device);
+    assert_eq!((attach.timestamp, detach.timestamp), (1_000_000, 1_000_005));
+}
+
+#[test]
+fn what_was_seen_twice_is_published_once() {
+    let twice = reading("1-1", 2, "A");
+    let table = check(
+        0,
+        [(0, arrived(twice.clone())), (1, arrived(twice)), (2, left("1-1", 2)), (3, left("1-1", 2))],
+        &["attach :A", "detach :A"],
+    );
+    assert_eq!((table.tallies().duplicate, table.tallies().unmatched), (1, 1));
+}
+
+#[test]
+fn a_departure_of_another_address_is_of_the_device_before() {
+    check(0, [(0, arrived(reading("1-1", 3, "A"))), (1, left("1-1", 2))], &["attach :A"]);
+}
+
+#[test]
+fn a_missed_departure_is_told_at_the_next_arrival() {
+    check(
+        0,
+        [(0, arrived(reading("1-1", 2, "A"))), (1, arrived(reading("1-1", 3, "B")))],
+        &["attach :A", "detach :A", "attach :B"],
+    );
+}
+
+#[test]
+fn the_address_that_wrapped_around_to_the_same_is_no_change() {
+    check(0, [(0, arrived(reading("1-1", 2, "A"))), (1, scan(&[reading("1-1", 2, "A")]))], &["attach :A"]);
+}
+
+#[test]
+fn a_scan_tells_the_difference_leaves_first_then_hubs_first() {
+    check(
+        0,
+        [
+            (0, arrived(reading("1-1", 2, "hub"))),
+            (1, arrived(reading("1-1.1", 3, "A"))),
+            (2, arrived(reading("1-1.1.1", 4, "B"))),
+            (3, scan(&[reading("1-2.1", 6, "B"), reading("1-2", 5, "hub")])),
+        ],
+        &[
+            "attach :hub",
+            "attach :A",
+            "attach :B",
+            "detach :B reconcile",
+            "detach :A reconcile",
+            "detach :hub reconcile",
+            "attach :hub reconcile",
+            "attach :B reconcile",
+        ],
+    );
+}
+
+#[test]
+fn a_scan_says_nothing_about_the_ports_it_excepts() {
+    let except = BTreeSet::from(["1-1".parse().unwrap(), "1-2".parse().unwrap()]);
+    let scan = Observation::Scan { readings: vec![reading("1-2", 3, "B")], except };
+    check(0, [(0, arrived(reading("1-1", 2, "A"))), (1, scan)], &["attach :A"]);
+}
+
+#[test]
+fn below_a_hub_that_goes_everything_goes_first() {
+    check(
+        0,
+        [
+            (0, arrived(reading("usb1", 1, "root"))),
+            (0, arrived(reading("1-1", 2, "hub"))),
+            (0, arrived(reading("1-1.4", 3, "A"))),
+            (1, left("usb1", 1)),
+        ],
+        &["attach :root", "attach :hub", "attach :A", "detach :A", "detach :hub", "detach :root"],
+    );
+}
+
+#[test]
+fn edges_in_a_window_are_joined_into_their_net_effect() {
+    let (a, again) = (reading("1-1", 2, "A"), reading("1-1", 3, "A"));
+    let flap = [(0, arrived(a.clone())), (10, left("1-1", 2)), (20, arrived(again)), (30, left("1-1", 3))];
+    let table = check(50, flap, &["attach :A", "detach :A*3"]);
+    assert_eq!(table.tallies().coalesced, 2);
+
+    let table = check(50, [(0, arrived(a.clone())), (10, left("1-1", 2)), (20, arrived(a))], &["attach :A"]);
+    assert_eq!(table.tallies().coalesced, 2);
+}
+
+#[test]
+fn another_device_in_the_window_is_a_detach_and_an_attach() {
+    let script =
+        [(0, arrived(reading("1-1", 2, "A"))), (10, left("1-1", 2)), (20, arrived(reading("1-1", 3, "B")))];
+    check(50, script, &["attach :A", "detach :A", "attach :B"]);
+}
+
+#[test]
+fn the_window_is_fixed_and_begins_with_the_first_edge() {
+    let mut table = DeviceTable::new(Policy { debounce_ms: 50, ..Policy::default() });
+    assert_eq!(table.observe(&at(100, arrived(reading("1-1", 2, "A"))), Reason::Reconcile).len(), 1);
+    assert_eq!(table.next_deadline(), Some(150));
+    assert_eq!(table.first_pending(), None);
+    assert!(table.observe(&at(140, left("1-1", 2)), Reason::Reconcile).is_empty());
+    assert_eq!((table.next_deadline(), table.first_pending()), (Some(150), Some(140)));
+    assert!(table.advance(149).is_empty());
+    assert_eq!(tell(&table.advance(150)), ["detach :A"]);
+    assert_eq!((table.next_deadline(), table.first_pending()), (None, None));
+    assert_eq!(
+        tell(&table.observe(&at(151, arrived(reading("1-1", 3, "A"))), Reason::Reconcile)),
+        ["attach :A"]
+    );
+}
+
+#[test]
+fn a_hubs_detach_ends_the_windows_below_it() {
+    let script = [
+        (0, arrived(reading("1-1", 2, "hub"))),
+        (60, arrived(reading("1-1.1", 3, "A"))),
+        (70, left("1-1.1", 3)),
+        (71, left("1-1", 2)),
+    ];
+    check(50, script, &["attach :hub", "attach :A", "detach :A", "detach :hub"]);
+}
+
+#[test]
+fn a_hub_plugged_anew_is_told_before_what_is_now_below_it() {
+    let script = [
+        (0, arrived(reading("1-1", 2, "hub"))),
+        (1, arrived(reading("1-1.1", 3, "A"))),
+        (10, left("1-1.1", 3)),
+        (11, left("1-1", 2)),
+        (20, arrived(reading("1-1", 4, "hub"))),
+        (30, arrived(reading("1-1.2", 5, "A"))),
+    ];
+    check(50, script, &["attach :hub", "attach :A", "detach :A", "detach :hub", "attach :hub", "attach :A"]);
+}
+
+#[test]
+fn two_devices_never_go_by_the_same_name() {
+    let same = [
+        (0, arrived(reading("1-1", 2, "A"))),
+        (1, arrived(reading("1-2", 3, "A"))),
+        (2, arrived(reading("1-3", 4, "A@1-2"))),
+        (3, left("1-1", 2)),
+        (4, left("1-2", 3)),
+        (5, arrived(reading("1-2", 5, "A"))),
+    ];
+    check(
+        0,
+        same,
+        &["attach :A", "attach :A@1-2", "attach :A@1-2@1-3", "detach :A", "detach :A@1-2", "attach :A"],
+    );
+}
+
+#[test]
+fn a_device_without_a_serial_number_is_named_after_its_port() {
+    let mut table = DeviceTable::new(Policy::default());
+    for serial in [None, Some(HexBytes(b"  ".to_vec()))] {
+        let mut reading = reading("1-1.2", 9, "");
+        reading.serial_number = serial;
+        table.observe(&at(0, left("1-1.2", 9)), Reason::Reconcile);
+        table.observe(&at(0, arrived(reading)), Reason::Reconcile);
+        assert_eq!(table.devices().next().unwrap().device_id, "046d:c52b@1-1.2");
+    }
+}
+
+#[test]
+fn what_is_learned_later_is_kept_for_the_detach() {
+    let bare = Reading::bare("1-1".parse().unwrap(), 2, 0x046d, 0xc52b, Some(0));
+    let mut table = DeviceTable::new(Policy::default());
+    table.observe(&at(0, arrived(bare)), Reason::Reconcile);
+    let learned = Observation::Refreshed { reading: Box::new(reading("1-1", 2, "A")) };
+    assert_eq!(tell(&table.observe(&at(1, learned.clone()), Reason::Reconcile)), ["refresh 046d:c52b@1-1"]);
+    assert!(table.observe(&at(1, learned), Reason::Reconcile).is_empty(), "nothing new is nothing to write");
+    let detach = table.observe(&at(2, left("1-1", 2)), Reason::Reconcile);
+    let Change::Edge(edge) = &detach[0] else { panic!("{detach:?}") };
+    assert_eq!(edge.device.serial_number.as_deref(), Some("A"));
+}
+
+#[test]
+fn a_filter_hides_the_attach_and_its_detach_and_counts_both() {
+    let filters = Filters { vendor_blacklist: vec![0x046d], ..Filters::default() };
+    let mut table = DeviceTable::new(Policy { filters, debounce_ms: 0 });
+    assert!(table.observe(&at(0, arrived(reading("1-1", 2, "A"))), Reason::Reconcile).is_empty());
+    assert!(table.observe(&at(0, left("1-1", 2)), Reason::Reconcile).is_empty());
+    assert_eq!(table.tallies().filtered, [0, 2, 0]);
+    assert_eq!(table.devices().count(), 0);
+}
+
+#[test]
+fn a_new_policy_tells_the_difference() {
+    let mut table = DeviceTable::new(Policy::default());
+    for (port, serial) in [("1-1", "hub"), ("1-1.1", "A"), ("1-2", "B")] {
+        table.observe(&at(0, arrived(reading(port, 2, serial))), Reason::Reconcile);
+    }
+    let moment = Moment::default();
+    let class = Filters { device_class_filter: vec![3], ..Filters::default() };
+    let hidden = table.set_policy(Policy { filters: class, debounce_ms: 0 }, moment, SourceName::Uevent);
+    assert_eq!(tell(&hidden), ["detach :B reconcile", "detach :A reconcile", "detach :hub reconcile"]);
+    let shown = table.set_policy(Policy::default(), moment, SourceName::Uevent);
+    assert_eq!(tell(&shown), ["attach :hub reconcile", "attach :A reconcile", "attach :B reconcile"]);
+    assert!(table.set_policy(Policy::default(), moment, SourceName::Uevent).is_empty());
+    assert_eq!(table.tallies(), Tallies::default());
+}
+
+#[test]
+fn a_device_that_shows_a_wanted_interface_later_attaches_then() {
+    let class = Filters { device_class_filter: vec![3], ..Filters::default() };
+    let mut table = DeviceTable::new(Policy { filters: class, debounce_ms: 0 });
+    assert!(table.observe(&at(0, arrived(reading("1-1", 2, "A"))), Reason::Reconcile).is_empty());
+    let mut hid = reading("1-1", 2, "A");
+    hid.interfaces =
+        vec![crate::InterfaceReading { number: 0, class: 3, subclass: 1, protocol: 1, driver: None }];
+    let learned = Observation::Refreshed { reading: Box::new(hid) };
+    assert_eq!(tell(&table.observe(&at(1, learned), Reason::Reconcile)), ["attach :A reconcile"]);
+}
+
+#[test]
+fn after_a_reboot_everything_old_goes_leaves_first() {
+    let devices = [("1-1", "hub"), ("1-1.1", "A")];
+    let mut table =
+        DeviceTable::restore(devices.map(|(port, id)| Device::new(&reading(port, 2, id), id.into())));
+    let gone = table.reboot(Moment::default(), SourceName::Uevent);
+    assert_eq!(tell(&gone), ["detach A reboot", "detach hub reboot"]);
+    let back = table.observe(&at(0, scan(&[reading("1-1", 2, "hub")])), Reason::Reboot);
+    assert_eq!(tell(&back), ["attach :hub reboot"]);
+}
+
+/// What the outside believes, from the events alone; panics on anything out of order.
+#[derive(Default)]
+struct Outside {
+    by_port: BTreeMap<Port, String>,
+    ids: HashSet<String>,
+    edges: u64,
+}
+
+impl Outside {
+    fn hear(&mut self, changes: &[Change]) {
+        for change in changes {
+            let Change::Edge(edge) = change else { continue };
+            let (port, id) = (edge.device.port(), edge.device.device_id.clone());
+            self.edges += u64::from(edge.edges);
+            match edge.action {
+                Action::Attach => {
+                    assert!(self.ids.insert(id.clone()), "{id} attached twice");
+                    assert_eq!(self.by_port.insert(port, id), None, "{port} attached twice");
+                }
+                Action::Detach => {
+                    assert_eq!(
+                        self.by_port.remove(&port).as_ref(),
+                        Some(&id),
+                        "{port} detached, not attached"
+                    );
+                    assert!(self.ids.remove(&id));
+                    let below = self.by_port.keys().find(|other| other.is_below(port));
+                    assert_eq!(below, None, "left behind below {port}");
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Plug { port: usize, serial: u8, seen: bool, twice: bool },
+    Unplug { port: usize, seen: bool },
+    Scan,
+    Wait(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let lucky = || proptest::bool::weighted(0.85);
+    prop_oneof![
+        6 => (0..9usize, 0..4u8, lucky(), proptest::bool::weighted(0.1))
+            .prop_map(|(port, serial, seen, twice)| Step::Plug { port, serial, seen, twice }),
+        6 => (0..9usize, lucky()).prop_map(|(port, seen)| Step::Unplug { port, seen }),
+        1 => Just(Step::Scan),
+        2 => (0..80u64).prop_map(Step::Wait),
+    ]
+}
+
+const PORTS: [&str; 9] = ["usb1", "1-1", "1-1.1", "1-1.1.1", "1-1.1.2", "1-1.2", "1-2", "usb2", "2-1"];
+
+/// A bus whose every change may go unseen or be seen twice, and the table that watches it.
+struct World {
+    bus: BTreeMap<Port, Reading>,
+    next_address: HashMap<u8, u8>,
+    table: DeviceTable,
+    outside: Outside,
+    now: u64,
+    number: u64,
+    edges: u64,
+}
+
+impl World {
+    fn observe(&mut self, observation: Observation) {
+        self.number += 1;
+        let at = Moment { wall_ms: self.now, mono_ms: self.now };
+        let observed = Observed { number: self.number, at, source: SourceName::Uevent, observation };
+        let changes = self.table.observe(&observed, Reason::Reconcile);
+        self.outside.hear(&changes);
+        assert!(self.table.first_pending().is_none_or(|first| first <= self.number));
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Plug { port, serial, seen, twice } => {
+                self.plug(PORTS[port].parse().unwrap(), serial, seen, twice);
+            }
+            Step::Unplug { port, seen } => self.unplug(PORTS[port].parse().unwrap(), seen),
+            Step::Scan => self.scan(),
+            Step::Wait(ms) => {
+                self.now += ms;
+                let changes = self.table.advance(self.now);
+                self.outside.hear(&changes);
+            }
+        }
+    }
+
+    fn plug(&mut self, port: Port, serial: u8, seen: bool, twice: bool) {
+        let hub_is_there = port.parent().is_none_or(|hub| self.bus.contains_key(&hub));
+        if !hub_is_there || self.bus.contains_key(&port) {
+            return;
+        }
+        let address = self.next_address.entry(port.bus).or_default();
+        *address = *address % 5 + 1;
+        let name = ["", "A", "A", "B"][usize::from(serial)];
+        let reading = reading(&port.to_string(), *address, name);
+        self.bus.insert(port, reading.clone());
+        for _ in 0..u8::from(seen) + u8::from(twice) {
+            self.edges += 1;
+            self.observe(arrived(reading.clone()));
+        }
+    }
+
+    fn unplug(&mut self, port: Port, seen: bool) {
+        let gone: Vec<Port> =
+            self.bus.keys().rev().filter(|p| **p == port || p.is_below(port)).copied().collect();
+        for port in gone {
+            let address = self.bus.remove(&port).unwrap().address;
+            if seen {
+                self.edges += 1;
+                self.observe(Observation::Left { port, address: Some(address) });
+            }
+        }
+    }
+
+    fn scan(&mut self) {
+        let readings: Vec<Reading> = self.bus.values().cloned().collect();
+        self.observe(scan(&readings));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn whatever_is_seen_the_outside_ends_up_knowing_what_is_there(
+        debounce_ms in prop_oneof![Just(0u64), Just(50)],
+        root_first in any::<bool>(),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let policy = Policy { debounce_ms, ..Policy::default() };
+        let mut world = World {
+            bus: BTreeMap::new(), next_address: HashMap::new(), table: DeviceTable::new(policy),
+            outside: Outside::default(), now: 0, number: 0, edges: 0,
+        };
+        if root_first { world.plug("usb1".parse().unwrap(), 1, true, false); }
+        for step in steps { world.step(step); }
+        world.scan();
+        world.step(Step::Wait(1000));
+        let told: Vec<Port> = world.outside.by_port.keys().copied().collect();
+        let there: Vec<Port> = world.bus.keys().copied().collect();
+        prop_assert_eq!(told, there);
+        let published: Vec<(Port, u8)> = world.table.devices().map(|d| (d.port(), d.device_address)).collect();
+        let bus: Vec<(Port, u8)> = world.bus.values().map(|r| (r.port, r.address)).collect();
+        prop_assert_eq!(published, bus);
+        prop_assert_eq!(world.table.first_pending(), None);
+        // Every edge that was seen is in an event, or counted.
+        let Tallies { coalesced, duplicate, unmatched, .. } = world.table.tallies();
+        prop_assert!(world.outside.edges + coalesced + duplicate + unmatched >= world.edges);
+    }
+}
