@@ -1,0 +1,333 @@
+//! The table of keys: the one truth about names, ranges, defaults and meanings.
+//!
+//! The file, the environment, the flags, the suggestions and the reference page all come from it.
+
+use super::kind::{Kind, REDIS_DB_MAX};
+
+/// One key of the configuration.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.key`, or just the key at the top level.
+    pub path: &'static str,
+    /// Type and range.
+    pub kind: Kind,
+    /// The default as one would write it in the environment; empty: unset, or an empty list.
+    pub default: &'static str,
+    /// Whether this version acts on the key; otherwise it is checked and has no effect.
+    pub used: bool,
+    /// What the key means, one paragraph.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the reference page, which a test writes"))]
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// The section the key is in; `None` at the top level.
+    pub fn section(&self) -> Option<&'static str> {
+        self.path.split_once('.').map(|(section, _)| section)
+    }
+
+    /// The key without its section.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
+    }
+
+    /// The environment variable that sets the key.
+    pub fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.path.to_ascii_uppercase().replace('.', "__"))
+    }
+}
+
+/// What the name of an environment variable begins with when it sets a key.
+pub const VARIABLE_PREFIX: &str = "AUTOWEAVE_USB__";
+
+/// The key at `path`.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether `name` is a section.
+pub fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.section() == Some(name))
+}
+
+/// The key whose path is most like `path`; a right name in a wrong section counts for much.
+pub fn nearest(path: &str) -> &'static Key {
+    let wanted = path.rsplit_once('.').map_or(path, |(_, name)| name);
+    let likeness = |key: &Key| {
+        let whole = strsim::normalized_damerau_levenshtein(path, key.path);
+        let name = strsim::normalized_damerau_levenshtein(wanted, key.name());
+        whole.max(0.9 * name)
+    };
+    // Reversed, since `max_by` gives the last of equals.
+    let best = KEYS.iter().rev().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    best.expect("the table has keys")
+}
+
+/// The section whose name is most like `name`.
+pub fn nearest_section(name: &str) -> &'static str {
+    let likeness = |section: &str| strsim::normalized_damerau_levenshtein(name, section);
+    let best = KEYS.iter().rev().filter_map(Key::section).max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    best.expect("the table has sections")
+}
+
+const PORT_MAX: u32 = 65_535;
+
+/// Every key, in the order of the reference page.
+///
+/// Within the environment a later key wins where two set the same thing: `redis.url` stays after the keys
+/// it stands for.
+pub const KEYS: &[Key] = &[
+    Key {
+        path: "host",
+        kind: Kind::Text,
+        default: "",
+        used: true,
+        doc: "Name of this machine in every event. Empty: the system's host name.",
+    },
+    Key {
+        path: "log.level",
+        kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        default: "info",
+        used: true,
+        doc: "The least severe level that is logged.",
+    },
+    Key {
+        path: "log.format",
+        kind: Kind::Choice(&["text", "json"]),
+        default: "text",
+        used: true,
+        doc: "`text` for people, `json` for one object a line. Logs go to standard error.",
+    },
+    Key {
+        path: "redis.host",
+        kind: Kind::Host,
+        default: "localhost",
+        used: false,
+        doc: "Where Redis is. A value that begins with `/` is a Unix socket; `port` then has no \
+              meaning.",
+    },
+    Key {
+        path: "redis.port",
+        kind: Kind::Whole { min: 1, max: PORT_MAX, unit: "" },
+        default: "6379",
+        used: false,
+        doc: "TCP port of Redis.",
+    },
+    Key {
+        path: "redis.db",
+        kind: Kind::Whole { min: 0, max: REDIS_DB_MAX, unit: "" },
+        default: "0",
+        used: false,
+        doc: "Number of the database.",
+    },
+    Key {
+        path: "redis.username",
+        kind: Kind::Text,
+        default: "",
+        used: false,
+        doc: "ACL user. Empty: Redis' `default` user.",
+    },
+    Key {
+        path: "redis.password",
+        kind: Kind::Secret,
+        default: "",
+        used: false,
+        doc: "Password. Better in `password_file`: a file or a variable is read by more people than \
+              meant.",
+    },
+    Key {
+        path: "redis.password_file",
+        kind: Kind::SecretFile,
+        default: "",
+        used: false,
+        doc: "File that holds the password, instead of `password`.",
+    },
+    Key {
+        path: "redis.tls",
+        kind: Kind::Bool,
+        default: "false",
+        used: false,
+        doc: "Whether to speak TLS. Not for a Unix socket.",
+    },
+    Key {
+        path: "redis.url",
+        kind: Kind::Url,
+        default: "",
+        used: false,
+        doc: "All of the above in one: `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://…` for TLS, or \
+              `unix:///PATH?db=DB&user=USER&pass=PASSWORD`. It sets `host`, `port` (6379 if not given) \
+              and `tls`, and `username`, `password` and `db` if it names them. Percent-encode special \
+              characters.",
+    },
+    Key {
+        path: "redis.stream",
+        kind: Kind::Name,
+        default: "aw:hotplug",
+        used: false,
+        doc: "Key of the stream.",
+    },
+    Key {
+        path: "redis.max_len",
+        kind: Kind::Whole { min: 1, max: 1_000_000_000, unit: "entries" },
+        default: "100000",
+        used: false,
+        doc: "Length the stream is trimmed to. Trims nothing that a group has not acknowledged, up to \
+              a hard cap of 10 × `max_len`, with an alarm.",
+    },
+    Key {
+        path: "monitoring.enabled",
+        kind: Kind::Bool,
+        default: "true",
+        used: false,
+        doc: "Whether HTTP is served at all.",
+    },
+    Key {
+        path: "monitoring.interval",
+        kind: Kind::Whole { min: 100, max: 3_600_000, unit: "ms" },
+        default: "5000",
+        used: true,
+        doc: "Period of the slow reconcile with the bus, of the stream check and of the poll source.",
+    },
+    Key {
+        path: "monitoring.healthcheck_port",
+        kind: Kind::Whole { min: 0, max: PORT_MAX, unit: "" },
+        default: "8080",
+        used: false,
+        doc: "TCP port of HTTP. 0: the system picks a free one.",
+    },
+    Key {
+        path: "monitoring.bind",
+        kind: Kind::Address,
+        default: "127.0.0.1",
+        used: false,
+        doc: "Address HTTP listens on. `0.0.0.0` or `::` for all.",
+    },
+    Key {
+        path: "filters.vendor_whitelist",
+        kind: Kind::Ids { max: 0xffff },
+        default: "",
+        used: true,
+        doc: "Only devices of these vendors become events. Empty: all do.",
+    },
+    Key {
+        path: "filters.vendor_blacklist",
+        kind: Kind::Ids { max: 0xffff },
+        default: "",
+        used: true,
+        doc: "Devices of these vendors never become events.",
+    },
+    Key {
+        path: "filters.device_class_filter",
+        kind: Kind::Ids { max: 0xff },
+        default: "",
+        used: true,
+        doc: "Only devices of these USB classes become events; the class of the device or of any of \
+              its interfaces counts. Empty: all do.",
+    },
+    Key {
+        path: "source.chain",
+        kind: Kind::Chain,
+        default: "auto",
+        used: true,
+        doc: "Where observations come from: the first source that works, the next when it fails. \
+              `auto` is the order that suits the system.",
+    },
+    Key {
+        path: "source.receive_buffer_bytes",
+        kind: Kind::Whole { min: 4096, max: 1_073_741_824, unit: "bytes" },
+        default: "134217728",
+        used: true,
+        doc: "Receive buffer of the kernel's event socket. The kernel may grant less; the daemon says \
+              so when it starts.",
+    },
+    Key {
+        path: "performance.max_events_per_second",
+        kind: Kind::Whole { min: 0, max: 1_000_000, unit: "events per second" },
+        default: "100",
+        used: false,
+        doc: "Shapes, never drops: the excess waits in the journal. One second's worth may burst. 0: \
+              no limit.",
+    },
+    Key {
+        path: "performance.debounce_ms",
+        kind: Kind::Whole { min: 0, max: 60_000, unit: "ms" },
+        default: "50",
+        used: true,
+        doc: "A window per port, from its first edge, which goes out at once. Further edges in the \
+              window are coalesced into the net state. 0: every edge goes out.",
+    },
+    Key {
+        path: "performance.batch_size",
+        kind: Kind::Whole { min: 1, max: 10_000, unit: "events" },
+        default: "10",
+        used: false,
+        doc: "Events published in one go.",
+    },
+    Key {
+        path: "performance.shutdown_timeout_ms",
+        kind: Kind::Whole { min: 0, max: 600_000, unit: "ms" },
+        default: "5000",
+        used: true,
+        doc: "How long a stopping daemon goes on publishing. What is left stays in the journal.",
+    },
+    Key {
+        path: "fallback.enable_udev",
+        kind: Kind::Bool,
+        default: "true",
+        used: false,
+        doc: "Whether the socket and the spool of the udev helper are served, and `udev` is in the \
+              automatic chain.",
+    },
+    Key {
+        path: "fallback.udev_script_path",
+        kind: Kind::Path,
+        default: "/usr/local/bin/autoweave-udev-notify",
+        used: false,
+        doc: "Where `install` puts the udev helper and the rules point.",
+    },
+    Key {
+        path: "journal.durability",
+        kind: Kind::Choice(&["power", "process"]),
+        default: "power",
+        used: true,
+        doc: "`power`: an event is synced to disk before it is published, and survives a power cut. \
+              `process`: it survives a crash of the daemon, not of the machine.",
+    },
+    Key {
+        path: "journal.max_events",
+        kind: Kind::Whole { min: 1, max: 1_000_000_000, unit: "events" },
+        default: "1000000",
+        used: true,
+        doc: "Bound of the journal. Events go only when published and past every cursor; when \
+              unpublished ones reach the bound, edges are coalesced into the net state of each port. \
+              So a small value loses history sooner, never the state.",
+    },
+    Key {
+        path: "plugins.dir",
+        kind: Kind::Path,
+        default: "",
+        used: false,
+        doc: "Directory of plugin packages. Empty: no plugins.",
+    },
+    Key {
+        path: "plugins.group",
+        kind: Kind::Name,
+        default: "plugin-loader",
+        used: false,
+        doc: "Consumer group that the plugins read as.",
+    },
+    Key {
+        path: "plugins.consumer",
+        kind: Kind::Name,
+        default: "main",
+        used: false,
+        doc: "Name within the group; `-PRODUCER` is appended.",
+    },
+    Key {
+        path: "plugins.max_deliveries",
+        kind: Kind::Whole { min: 1, max: 1000, unit: "deliveries" },
+        default: "5",
+        used: false,
+        doc: "Attempts at an event before it is parked among the dead letters.",
+    },
+];

@@ -1,0 +1,342 @@
+//! The kinds of value a key can have, and how each is read from TOML and from plain text.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::PathBuf;
+
+use toml::de::DeValue;
+
+use super::model::{Chain, Password, Secret, SourceName};
+use super::redis_url::{self, RedisUrl};
+
+/// The highest database number: Redis keeps it in a C `int` (redis `config.c`, `databases`).
+pub const REDIS_DB_MAX: u32 = 2_147_483_647;
+
+const TEXT_BYTES_MAX: usize = 255;
+/// Linux's `PATH_MAX`.
+const PATH_BYTES_MAX: usize = 4096;
+/// Enough for a password, a token or a URL that holds either.
+const SECRET_BYTES_MAX: usize = 4096;
+
+/// A value as written, before it is checked.
+#[derive(Clone, Copy)]
+pub enum Raw<'a> {
+    /// From an environment variable or a flag.
+    Text(&'a str),
+    /// From a configuration file.
+    Toml(&'a DeValue<'a>),
+}
+
+/// The kind and range of a key's value.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// An integer in a range, in `unit`s (empty: a plain number).
+    Whole {
+        /// The least value allowed.
+        min: u32,
+        /// The greatest value allowed.
+        max: u32,
+        /// What is counted.
+        unit: &'static str,
+    },
+    /// One of these words, in any case.
+    Choice(&'static [&'static str]),
+    /// Any line of text; may be empty.
+    Text,
+    /// The name of a Redis key or consumer.
+    Name,
+    /// Where a server is.
+    Host,
+    /// An IP address.
+    Address,
+    /// A path; may be empty.
+    Path,
+    /// A password.
+    Secret,
+    /// The path of a file that holds a password.
+    SecretFile,
+    /// A Redis URL.
+    Url,
+    /// USB ids or classes up to `max`.
+    Ids {
+        /// The greatest value allowed.
+        max: u32,
+    },
+    /// `auto`, or sources in order.
+    Chain,
+}
+
+/// A checked value.
+pub enum Value {
+    /// [`Kind::Bool`].
+    Bool(bool),
+    /// [`Kind::Whole`].
+    Whole(u32),
+    /// [`Kind::Choice`], [`Kind::Text`], [`Kind::Name`], [`Kind::Host`] or [`Kind::Path`].
+    Text(String),
+    /// [`Kind::Address`].
+    Address(IpAddr),
+    /// [`Kind::Secret`] or [`Kind::SecretFile`]; `None` when empty.
+    Password(Option<Password>),
+    /// [`Kind::Url`]; `None` when empty.
+    Url(Option<RedisUrl>),
+    /// [`Kind::Ids`], sorted, without repeats.
+    Ids(Vec<u32>),
+    /// [`Kind::Chain`].
+    Chain(Chain),
+}
+
+impl Kind {
+    /// What is allowed, as in "expected …".
+    pub fn expected(self) -> String {
+        match self {
+            Self::Bool => "`true` or `false`".to_owned(),
+            Self::Whole { min, max, unit: "" } => format!("an integer from {min} to {max}"),
+            Self::Whole { min, max, unit } => format!("an integer from {min} to {max} ({unit})"),
+            Self::Choice(words) => format!("one of `{}`", words.join("`, `")),
+            Self::Text => format!("a string of at most {TEXT_BYTES_MAX} bytes"),
+            Self::Name => format!("a name of 1 to {TEXT_BYTES_MAX} bytes without spaces and braces"),
+            Self::Host => "a host name, an IP address or the absolute path of a Unix socket".to_owned(),
+            Self::Address => "an IP address".to_owned(),
+            Self::Path | Self::SecretFile => format!("a path of at most {PATH_BYTES_MAX} bytes"),
+            Self::Secret => format!("a string of at most {SECRET_BYTES_MAX} bytes"),
+            Self::Url => "a URL `redis://…`, `rediss://…` or `unix://…`".to_owned(),
+            Self::Ids { max } => format!("a list of integers from 0 to {max} or hex strings"),
+            Self::Chain => {
+                let names = SourceName::ALL.map(|(name, _)| name).join("`, `");
+                format!("`auto` or a list of some of `{names}`, each once")
+            }
+        }
+    }
+
+    /// Reads and checks `raw`.
+    ///
+    /// # Errors
+    /// What is wrong and what is allowed; never quotes a password or a URL.
+    pub fn parse(self, raw: Raw<'_>) -> Result<Value, String> {
+        match self {
+            Self::Bool => self.boolean(raw).map(Value::Bool),
+            Self::Whole { min, max, .. } => self.whole(raw, min, max).map(Value::Whole),
+            Self::Choice(words) => self.choice(raw, words).map(Value::Text),
+            Self::Text => self.text(raw, TEXT_BYTES_MAX).map(Value::Text),
+            Self::Path => self.text(raw, PATH_BYTES_MAX).map(Value::Text),
+            Self::Name => self.name(raw).map(Value::Text),
+            Self::Host => self.host(raw).map(Value::Text),
+            Self::Address => {
+                let text = self.text(raw, TEXT_BYTES_MAX)?;
+                let mend = "expected an IP address such as `127.0.0.1`, `0.0.0.0` or `::1`";
+                text.parse().map(Value::Address).map_err(|_| mend.to_owned())
+            }
+            Self::Secret => {
+                let secret = self.text(raw, SECRET_BYTES_MAX)?;
+                let secret = Some(secret).filter(|secret| !secret.is_empty()).map(Secret::new);
+                Ok(Value::Password(secret.map(Password::Inline)))
+            }
+            Self::SecretFile => {
+                let path = self.text(raw, PATH_BYTES_MAX)?;
+                let path = Some(path).filter(|path| !path.is_empty()).map(PathBuf::from);
+                Ok(Value::Password(path.map(Password::File)))
+            }
+            Self::Url => match self.text(raw, SECRET_BYTES_MAX)?.as_str() {
+                "" => Ok(Value::Url(None)),
+                url => redis_url::parse(url).map(Some).map(Value::Url),
+            },
+            Self::Ids { max } => self.ids(raw, max).map(Value::Ids),
+            Self::Chain => self.chain(raw).map(Value::Chain),
+        }
+    }
+
+    fn mismatch(self, raw: Raw<'_>) -> String {
+        format!("expected {}, found {}", self.expected(), raw.found())
+    }
+
+    fn boolean(self, raw: Raw<'_>) -> Result<bool, String> {
+        match raw {
+            Raw::Text("true") | Raw::Toml(DeValue::Boolean(true)) => Ok(true),
+            Raw::Text("false") | Raw::Toml(DeValue::Boolean(false)) => Ok(false),
+            _ => Err(self.mismatch(raw)),
+        }
+    }
+
+    fn whole(self, raw: Raw<'_>, min: u32, max: u32) -> Result<u32, String> {
+        let number = raw.integer().ok_or_else(|| self.mismatch(raw))?;
+        let in_range = u32::try_from(number).ok().filter(|number| (min..=max).contains(number));
+        in_range.ok_or_else(|| format!("{number} is out of range, expected {}", self.expected()))
+    }
+
+    fn text(self, raw: Raw<'_>, bytes_max: usize) -> Result<String, String> {
+        let text = raw.string().ok_or_else(|| self.mismatch(raw))?;
+        if text.len() > bytes_max {
+            return Err(format!("{} bytes are too long, expected {}", text.len(), self.expected()));
+        }
+        if text.chars().any(char::is_control) {
+            return Err("a control character (such as a line break) is not allowed".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn choice(self, raw: Raw<'_>, words: &[&'static str]) -> Result<String, String> {
+        let text = raw.string().ok_or_else(|| self.mismatch(raw))?;
+        match words.iter().find(|word| word.eq_ignore_ascii_case(text)) {
+            Some(word) => Ok((*word).to_owned()),
+            None => Err(format!("`{}` is not allowed, expected {}", shown(text), self.expected())),
+        }
+    }
+
+    fn name(self, raw: Raw<'_>) -> Result<String, String> {
+        let name = self.text(raw, TEXT_BYTES_MAX)?;
+        // Braces would move the stream's `{…}:seq` and `{…}:dead` to another slot of a Redis cluster.
+        let bad = |c: char| c.is_whitespace() || c == '{' || c == '}';
+        if name.is_empty() || name.contains(bad) {
+            return Err(format!("expected {}", self.expected()));
+        }
+        Ok(name)
+    }
+
+    fn host(self, raw: Raw<'_>) -> Result<String, String> {
+        let host = self.text(raw, PATH_BYTES_MAX)?;
+        if !host.starts_with('/') {
+            check_host(&host)?;
+        }
+        Ok(host)
+    }
+
+    fn ids(self, raw: Raw<'_>, max: u32) -> Result<Vec<u32>, String> {
+        let items = raw.items().ok_or_else(|| self.mismatch(raw))?;
+        let read = |item: Raw<'_>| {
+            let number = item.id().ok_or_else(|| match item.string() {
+                Some(text) => format!("`{}` is not an id, expected {}", shown(text), self.expected()),
+                None => format!("expected {}, found {} in it", self.expected(), item.found()),
+            })?;
+            let in_range = u32::try_from(number).ok().filter(|number| *number <= max);
+            in_range.ok_or_else(|| format!("{number} is out of range, expected {}", self.expected()))
+        };
+        let mut ids = items.into_iter().map(read).collect::<Result<Vec<u32>, String>>()?;
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn chain(self, raw: Raw<'_>) -> Result<Chain, String> {
+        if raw.string() == Some("auto") {
+            return Ok(Chain::Auto);
+        }
+        let items = match raw {
+            Raw::Toml(DeValue::String(list)) => Raw::Text(list).items(),
+            _ => raw.items(),
+        };
+        let items = items.ok_or_else(|| self.mismatch(raw))?;
+        let mut chain = Vec::new();
+        for item in &items {
+            let name = item.string().ok_or_else(|| self.mismatch(*item))?;
+            let known = SourceName::ALL.iter().find(|(known, _)| *known == name);
+            let (_, source) = known
+                .ok_or_else(|| format!("`{}` is not a source, expected {}", shown(name), self.expected()))?;
+            if chain.contains(source) {
+                return Err(format!("`{name}` is there twice, expected {}", self.expected()));
+            }
+            chain.push(*source);
+        }
+        if chain.is_empty() {
+            return Err(format!("the list is empty, expected {}", self.expected()));
+        }
+        Ok(Chain::Only(chain))
+    }
+}
+
+impl<'a> Raw<'a> {
+    fn found(self) -> &'static str {
+        match self {
+            Self::Text("") => "nothing",
+            Self::Text(_) | Self::Toml(DeValue::String(_)) => "a string",
+            Self::Toml(DeValue::Integer(_)) => "an integer",
+            Self::Toml(DeValue::Float(_)) => "a float",
+            Self::Toml(DeValue::Boolean(_)) => "a boolean",
+            Self::Toml(DeValue::Datetime(_)) => "a date or time",
+            Self::Toml(DeValue::Array(_)) => "a list",
+            Self::Toml(DeValue::Table(_)) => "a section",
+        }
+    }
+
+    fn string(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Toml(value) => value.as_str(),
+        }
+    }
+
+    /// The integer this is; one beyond `i128` is as good as its extreme, since no key reaches that far.
+    fn integer(self) -> Option<i128> {
+        match self {
+            Self::Text(text) => text.trim().parse().ok(),
+            Self::Toml(DeValue::Integer(integer)) => {
+                Some(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX))
+            }
+            Self::Toml(_) => None,
+        }
+    }
+
+    fn items(self) -> Option<Vec<Raw<'a>>> {
+        match self {
+            Self::Text(list) => {
+                let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
+                Some(items.map(Raw::Text).collect())
+            }
+            Self::Toml(DeValue::Array(items)) => {
+                Some(items.iter().map(|item| Raw::Toml(item.get_ref())).collect())
+            }
+            Self::Toml(_) => None,
+        }
+    }
+
+    /// A USB id: an integer, or hex digits in a string. Plain text has no quotes to tell the two apart, so
+    /// there decimal digits without a leading zero are an integer, as they are in a file.
+    fn id(self) -> Option<i128> {
+        let text = match self {
+            Self::Toml(DeValue::Integer(_)) => return self.integer(),
+            Self::Text(text) if text == "0" || (!text.starts_with('0') && is_decimal(text)) => {
+                return self.integer();
+            }
+            _ => self.string()?,
+        };
+        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+        let hex = (1..=4).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+        i128::from_str_radix(digits, 16).ok().filter(|_| hex)
+    }
+}
+
+/// Checks the name or address of a TCP host; does not quote it, since a URL with a password may stand there
+/// by mistake.
+///
+/// # Errors
+/// What is wrong and the mend.
+pub fn check_host(host: &str) -> Result<(), String> {
+    let numeric = host.split_once('%').map_or(host, |(address, _zone)| address);
+    if host.is_empty() {
+        Err("the host is empty".to_owned())
+    } else if host.contains("://") || host.contains('@') {
+        Err("expected a host name, found a URL: that goes into `redis.url` or `REDIS_URL`".to_owned())
+    } else if host.contains(':') && numeric.parse::<Ipv6Addr>().is_err() {
+        Err("a host name has no `:`; the port goes into `redis.port`, an IPv6 address has no brackets"
+            .to_owned())
+    } else if host.len() > TEXT_BYTES_MAX || host.contains(|c: char| c.is_whitespace() || c == '/') {
+        Err(format!("expected {}", Kind::Host.expected()))
+    } else {
+        Ok(())
+    }
+}
+
+/// `text` made fit for an error message: short and without control characters.
+pub fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 60;
+    let mut shown: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
+    if text.chars().nth(CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn is_decimal(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit())
+}

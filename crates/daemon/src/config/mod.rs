@@ -1,0 +1,155 @@
+//! The daemon's configuration: defaults < file < environment < flags, checked as a whole.
+//!
+//! One table, [`keys::KEYS`], says which keys there are; everything else here reads it. Nothing is taken from
+//! the process: the environment and the places to look come in through [`Sources`].
+
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod kind;
+mod model;
+mod redis_url;
+mod values;
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+pub use error::{ConfigError, Origin};
+pub use model::*;
+
+use environment::{Environment, FILE_VARIABLE};
+use error::Problem;
+use kind::Raw;
+use values::Values;
+
+/// What to load a configuration from.
+#[derive(Default)]
+pub struct Sources {
+    /// The file of `--config`; it must exist.
+    pub file: Option<PathBuf>,
+    /// The environment, as `std::env::vars_os` gives it. `AUTOWEAVE_USB_CONFIG` in it names a file that must
+    /// exist, unless `file` is set.
+    pub env: Vec<(OsString, OsString)>,
+    /// Flags that set keys: the key's path, the value, the flag as the user wrote it (`--log-level`). A later
+    /// one wins.
+    pub flags: Vec<(&'static str, String, &'static str)>,
+    /// Where to look for a file when none is named; the first that exists is read. See [`search_paths`].
+    pub search_paths: Vec<PathBuf>,
+}
+
+/// A checked configuration and where it comes from.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub config: Config,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Loaded {
+    /// Where the key at `path` (`performance.debounce_ms`) was set; `None`: it has its default.
+    pub fn origin(&self, path: &str) -> Option<&Origin> {
+        self.origins.get(path)
+    }
+
+    /// Whether the key at `path` was set anywhere, even to its default.
+    pub fn is_set(&self, path: &str) -> bool {
+        self.origin(path).is_some()
+    }
+
+    /// The keys that are set and that this version accepts but does not use, with where they are set: a
+    /// warning each, or the user waits for an effect that does not come.
+    pub fn without_effect(&self) -> impl Iterator<Item = (&'static str, &Origin)> {
+        let unused = |path: &str| keys::find(path).is_some_and(|key| !key.used);
+        self.origins.iter().filter(move |(path, _)| unused(path)).map(|(path, origin)| (*path, origin))
+    }
+}
+
+/// The usual places of the configuration file: `/etc/autoweave/usbd.toml`, then `autoweave/usbd.toml` in the
+/// user's configuration directory.
+pub fn search_paths(env: &[(OsString, OsString)]) -> Vec<PathBuf> {
+    let home = Environment::new(env).config_home().map(|home| home.join("autoweave/usbd.toml"));
+    [PathBuf::from("/etc/autoweave/usbd.toml")].into_iter().chain(home).collect()
+}
+
+/// Loads and checks a configuration.
+///
+/// # Errors
+/// All that is wrong, up to 20 lines. Nothing in them is secret.
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let environment = Environment::new(&sources.env);
+    let mut values = Values::defaults();
+    let mut errors = ConfigError::default();
+    let (mut file, mut redis_section) = (None, false);
+    match find_file(sources, &environment) {
+        Ok(Some((path, text))) => {
+            redis_section = file::apply(&text, &path, &mut values, &mut errors);
+            file = Some(path);
+        }
+        Ok(None) => {}
+        Err(problem) => errors.add(|| problem),
+    }
+    environment.apply(&mut values, &mut errors);
+    for (path, value, flag) in &sources.flags {
+        errors.check(apply_flag(&mut values, path, value, flag));
+    }
+    match values.build(redis_section) {
+        Ok(config) if errors.is_empty() => Ok(Loaded { config, file, origins: values.into_origins() }),
+        built => {
+            errors.check(built.map(|_| ()));
+            Err(errors)
+        }
+    }
+}
+
+fn apply_flag(values: &mut Values, path: &str, value: &str, flag: &'static str) -> Result<(), Problem> {
+    let origin = Origin::Flag(flag);
+    let key = keys::find(path).ok_or_else(|| {
+        let message = format!("unknown key; the nearest is `{}`", keys::nearest(path).path);
+        Problem::of_key(&origin, path, message)
+    })?;
+    values.set(key, Raw::Text(value), &origin)
+}
+
+/// The configuration file and its text.
+fn find_file(sources: &Sources, environment: &Environment<'_>) -> Result<Option<(PathBuf, String)>, Problem> {
+    let named = match (&sources.file, environment.file()) {
+        (Some(path), _) => Some((path.as_path(), "--config".to_owned())),
+        (None, Some(path)) => Some((path, format!("${FILE_VARIABLE}"))),
+        (None, None) => None,
+    };
+    if let Some((path, by)) = named {
+        let text = file::read(path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Problem::of_file(path, format!("no such file; {by} names it")),
+            _ => unreadable(path, &error),
+        })?;
+        return Ok(Some((path.to_owned(), text)));
+    }
+    for path in &sources.search_paths {
+        match file::read(path) {
+            Ok(text) => return Ok(Some((path.clone(), text))),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) => return Err(unreadable(path, &error)),
+        }
+    }
+    Ok(None)
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
+    let mend = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; make it readable for this user, or name another with --config (/dev/null: the defaults)"
+        }
+        _ => "",
+    };
+    Problem::of_file(path, format!("cannot be read: {error}{mend}"))
+}

@@ -1,0 +1,54 @@
+//! One writer per state directory: an exclusive lock on a file of its own.
+//!
+//! Not on `journal.db`: closing any descriptor of that file would drop the POSIX locks SQLite holds on it in
+//! this process.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process;
+
+/// The lock; it ends with the process or with this value, however either ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+/// Why there is no lock.
+pub(crate) enum LockError {
+    /// Another writer has it; its process id, where it could be read.
+    Held(Option<u32>),
+    Io(io::Error),
+}
+
+impl From<io::Error> for LockError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Lock {
+    /// Takes the lock on `path` without waiting.
+    pub(crate) fn take(path: &Path) -> Result<Self, LockError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
+        let mut file = options.open(path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LockError::Held(read_pid(path))),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+        // Over the old text and then to length: a full disk has room for what it already holds.
+        let text = format!("{}\n", process::id());
+        file.seek(SeekFrom::Start(0))?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(text.len() as u64)?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn read_pid(path: &Path) -> Option<u32> {
+    fs::read_to_string(path).ok()?.lines().next()?.trim().parse().ok()
+}
