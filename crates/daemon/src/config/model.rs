@@ -8,6 +8,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use autoweave_usb_device::Filters;
+
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -138,17 +140,6 @@ pub struct Monitoring {
     pub http: Option<SocketAddr>,
     /// Period of the slow reconcile, of the stream check and of the poll source, 100 ms to 1 h.
     pub interval: Duration,
-}
-
-/// `[filters]`; each list is sorted, without repeats, and empty when it does not filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filters {
-    /// Only these vendors, unless empty.
-    pub vendor_whitelist: Vec<u16>,
-    /// Never these vendors.
-    pub vendor_blacklist: Vec<u16>,
-    /// Only devices that have, or one of whose interfaces has, one of these USB classes, unless empty.
-    pub device_class_filter: Vec<u8>,
 }
 
 /// `[source]`.

@@ -1,0 +1,175 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Hears every USB plug and unplug on this machine, exactly once, and keeps it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "autoweave-usbd",
+    version,
+    subcommand_required = false,
+    after_help = "Without a command it runs the daemon. Example:\n  autoweave-usbd --state-dir ./state"
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub run: Run,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Read this configuration file instead of the usual ones
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Log this and what is worse: error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// The form of a log line: text or json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon (the default)
+    #[command(after_help = "Example:\n  autoweave-usbd run --source uevent --state-dir ./state")]
+    Run(Run),
+    /// Print what is plugged in and out, as it happens
+    #[command(after_help = "Example:\n  autoweave-usbd watch --json | jq .device.product")]
+    Watch(Watch),
+    /// Show what is connected now
+    #[command(after_help = "Example:\n  autoweave-usbd devices --tree")]
+    Devices(Devices),
+    /// Show what the daemon has written down
+    #[command(after_help = "Example:\n  autoweave-usbd events -n 3\n  autoweave-usbd events --since 41 --follow --json")]
+    Events(Events),
+    /// Say what works here and how to mend what does not
+    #[command(after_help = "Example:\n  autoweave-usbd check")]
+    Check(Check),
+    /// Record what a source sees, until interrupted
+    #[command(after_help = "Example:\n  autoweave-usbd record bus.jsonl")]
+    Record(Record),
+    /// Feed a recording through the pipeline
+    #[command(after_help = "Example:\n  autoweave-usbd replay bus.jsonl --json")]
+    Replay(Replay),
+    /// Feed synthetic devices through the pipeline
+    #[command(after_help = "Example:\n  autoweave-usbd simulate --devices 50 --cycles 20 --rate 0")]
+    Simulate(Simulate),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  autoweave-usbd completions bash > /etc/bash_completion.d/autoweave-usbd")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Example:\n  autoweave-usbd man | man -l -")]
+    Man,
+}
+
+#[derive(Debug, Default, Args)]
+pub struct Run {
+    /// Where to keep the journal
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How to hear of devices: auto, uevent or poll
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// How to hear of devices: auto, uevent or poll
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Show what hangs below what
+    #[arg(long, conflicts_with = "json")]
+    pub tree: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// How many: the newest ones first, or with --since the first ones after it
+    #[arg(short = 'n', value_name = "COUNT")]
+    pub count: Option<u64>,
+    /// Keep printing events as they come, oldest first
+    #[arg(long)]
+    pub follow: bool,
+    /// Only events after this sequence number, oldest first
+    #[arg(long, value_name = "SEQ")]
+    pub since: Option<u64>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Where the journal is
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Where the journal is
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Record {
+    /// The recording; it must not exist yet
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// How to hear of devices: auto, uevent or poll
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Where to keep the journal; without it, it is thrown away
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// How many devices
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=i64::from(autoweave_usb_source::Simulation::DEVICES_MAX)))]
+    pub devices: u32,
+    /// How often each comes and goes
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub cycles: u32,
+    /// Plugs and unplugs a second; 0 for as fast as they are written down
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 100)]
+    pub rate: u32,
+    /// Print the events, one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Where to keep the journal; without it, it is thrown away
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}

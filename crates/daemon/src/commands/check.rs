@@ -1,0 +1,143 @@
+//! Says what works here, and how to mend what does not.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use autoweave_usb_journal::{ReadError, Reader};
+use autoweave_usb_source::{Kind, Options, Source, enumerate, has_usb};
+use serde::Serialize;
+
+use crate::cli::{Check, Common};
+use crate::config::Loaded;
+use crate::exit::Failure;
+use crate::{show, state_dir};
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    what: &'static str,
+    /// Whether the daemon can do its job with it.
+    outcome: Outcome,
+    /// What was found.
+    found: String,
+    /// What to do about it; empty if nothing.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    mend: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Ok,
+    Warn,
+    Fail,
+}
+
+pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
+    let loaded = super::load(common, None)?;
+    let mut findings = vec![configuration(&loaded)];
+    findings.extend(loaded.without_effect().map(|(key, origin)| {
+        finding("config", Outcome::Warn, format!("{origin}: `{key}` is set"), "this version does not use it yet")
+    }));
+    findings.push(bus());
+    findings.push(uevents(&loaded));
+    findings.push(boot_id());
+    findings.push(match state_dir::find(arguments.state_dir.as_deref()) {
+        Ok(directory) => journal(&directory),
+        Err(failure) => finding("journal", Outcome::Fail, failure.to_string(), ""),
+    });
+    for finding in &findings {
+        if arguments.json {
+            super::print_json(finding)?;
+        } else {
+            super::print_line(&show::finding(finding.outcome, finding.what, &finding.found, &finding.mend))?;
+        }
+    }
+    if findings.iter().any(|finding| finding.outcome == Outcome::Fail) {
+        return Err(Failure::unavailable("something that the daemon needs does not work here"));
+    }
+    Ok(())
+}
+
+fn finding(what: &'static str, outcome: Outcome, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+    Finding { what, outcome, found: found.into(), mend: mend.into() }
+}
+
+fn configuration(loaded: &Loaded) -> Finding {
+    let found = match &loaded.file {
+        Some(file) => format!("{} is valid", file.display()),
+        None => "no file, the defaults and the environment are valid".to_owned(),
+    };
+    finding("config", Outcome::Ok, found, "")
+}
+
+fn bus() -> Finding {
+    match enumerate() {
+        Ok(_) if !has_usb() => finding(
+            "bus",
+            Outcome::Warn,
+            "this machine has no USB bus",
+            "the daemon hears of one when it comes; `autoweave-usbd simulate` needs none",
+        ),
+        Ok((readings, unread)) if unread.is_empty() => {
+            finding("bus", Outcome::Ok, format!("sysfs shows {} devices, hubs included", readings.len()), "")
+        }
+        Ok((readings, unread)) => {
+            let ports: Vec<String> = unread.iter().map(ToString::to_string).collect();
+            let found = format!("sysfs shows {} devices, not readable: {}", readings.len(), ports.join(", "));
+            finding("bus", Outcome::Warn, found, "look at the kernel log; the daemon tries them again at every scan")
+        }
+        Err(error) => finding("bus", Outcome::Fail, format!("sysfs cannot be read: {error}"), "mount sysfs on /sys"),
+    }
+}
+
+fn uevents(loaded: &Loaded) -> Finding {
+    let asked = loaded.config.source.receive_buffer_bytes;
+    let bytes = usize::try_from(asked).unwrap_or(usize::MAX);
+    let options = Options { kind: Kind::Uevent, interval: Duration::from_secs(3600), receive_buffer_bytes: bytes };
+    match Source::open(&options) {
+        Ok(source) if source.receive_buffer_bytes() / 2 < bytes => finding(
+            "uevents",
+            Outcome::Warn,
+            source.description(),
+            format!("to get the {asked} bytes asked for: CAP_NET_ADMIN, or sysctl -w net.core.rmem_max={asked}"),
+        ),
+        Ok(source) => finding("uevents", Outcome::Ok, source.description(), ""),
+        Err(error) => {
+            finding("uevents", Outcome::Fail, error.to_string(), "the daemon falls back to polling the bus")
+        }
+    }
+}
+
+fn boot_id() -> Finding {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(_) => finding("boot id", Outcome::Ok, "reboots are told from restarts", ""),
+        Err(error) => finding(
+            "boot id",
+            Outcome::Warn,
+            format!("/proc/sys/kernel/random/boot_id cannot be read: {error}"),
+            "mount proc; without it, a reboot looks like a restart",
+        ),
+    }
+}
+
+fn journal(directory: &Path) -> Finding {
+    let place = directory.display();
+    let read = Reader::open(directory).and_then(|mut reader| Ok((reader.last_seq()?, reader.devices()?.len())));
+    match read {
+        Ok((last_seq, devices)) => {
+            finding("journal", Outcome::Ok, format!("{place}: last event {last_seq}, {devices} devices connected"), "")
+        }
+        Err(ReadError::Missing { .. }) => {
+            finding("journal", Outcome::Ok, format!("{place}: none yet; the daemon makes it"), "")
+        }
+        Err(error) => finding(
+            "journal",
+            Outcome::Fail,
+            error.to_string(),
+            "the daemon sets a damaged journal aside when it starts; --state-dir names another directory",
+        ),
+    }
+}

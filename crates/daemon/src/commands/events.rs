@@ -1,0 +1,109 @@
+//! Shows what the daemon has written down. Reads the journal beside the daemon, or without one.
+
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use autoweave_usb_device::Event;
+use autoweave_usb_journal::{ROWS_MAX, ReadError, Reader, Stored};
+
+use crate::cli::{Common, Events};
+use crate::exit::Failure;
+use crate::{show, signals, state_dir};
+
+/// How many of the newest events are shown where no count is given.
+const COUNT_DEFAULT: u64 = 10;
+
+/// How long `--follow` waits before it looks again. A look without news takes some microseconds.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
+
+pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
+    super::load(common, None)?;
+    let directory = state_dir::find(arguments.state_dir.as_deref())?;
+    let mut reader = Reader::open(&directory).map_err(|error| unreadable(&directory, error))?;
+    let mut out = Out { reader: &mut reader, is_json: arguments.json, last: 0 };
+    signals::exit_when_interrupted();
+    let last_seq = out.reader.last_seq().map_err(Failure::io)?;
+    match (arguments.since, arguments.follow) {
+        (Some(since), _) => out.ascending(since, arguments.count.unwrap_or(u64::MAX))?,
+        (None, true) => {
+            let count = arguments.count.unwrap_or(COUNT_DEFAULT);
+            out.ascending(last_seq.saturating_sub(count), count)?;
+        }
+        (None, false) => return out.newest_first(last_seq, arguments.count.unwrap_or(COUNT_DEFAULT)),
+    }
+    if !arguments.follow {
+        return Ok(());
+    }
+    loop {
+        if out.reader.changed().map_err(Failure::io)? {
+            out.ascending(out.last.max(arguments.since.unwrap_or(0)), u64::MAX)?;
+        } else {
+            thread::sleep(FOLLOW_PAUSE);
+        }
+    }
+}
+
+struct Out<'a> {
+    reader: &'a mut Reader,
+    is_json: bool,
+    /// The last event printed.
+    last: u64,
+}
+
+impl Out<'_> {
+    /// Prints up to `count` events after `since`, oldest first.
+    fn ascending(&mut self, mut since: u64, mut count: u64) -> Result<(), Failure> {
+        self.last = self.last.max(since);
+        while count > 0 {
+            let limit = usize::try_from(count).unwrap_or(ROWS_MAX).min(ROWS_MAX);
+            let rows = self.reader.since(since, limit).map_err(Failure::io)?;
+            let (Some(first), Some(last)) = (rows.first(), rows.last()) else { break };
+            if first.seq > since + 1 {
+                anstream::eprintln!("autoweave-usbd: events {} to {} are no longer kept", since + 1, first.seq - 1);
+            }
+            (since, self.last) = (last.seq, last.seq);
+            count -= rows.len() as u64;
+            rows.iter().try_for_each(|row| self.print(row))?;
+        }
+        Ok(())
+    }
+
+    /// Prints `count` events up to `last_seq`, newest first, in pages so that no read is long.
+    fn newest_first(&mut self, last_seq: u64, count: u64) -> Result<(), Failure> {
+        let mut end = last_seq;
+        let oldest = last_seq.saturating_sub(count);
+        while end > oldest {
+            let begin = end.saturating_sub(ROWS_MAX as u64).max(oldest);
+            let limit = usize::try_from(end - begin).unwrap_or(ROWS_MAX);
+            let rows = self.reader.since(begin, limit).map_err(Failure::io)?;
+            let rows: Vec<&Stored> = rows.iter().filter(|row| row.seq <= end).collect();
+            if rows.is_empty() {
+                break;
+            }
+            rows.iter().rev().try_for_each(|row| self.print(row))?;
+            end = begin;
+        }
+        Ok(())
+    }
+
+    fn print(&self, row: &Stored) -> Result<(), Failure> {
+        if self.is_json {
+            return super::print_bytes(format!("{}\n", row.event).as_bytes());
+        }
+        match serde_json::from_str::<Event>(&row.event) {
+            Ok(event) => super::print_line(&show::event_line(&event)),
+            Err(problem) => super::print_line(&format!("event {} cannot be read: {problem}", row.seq)),
+        }
+    }
+}
+
+fn unreadable(directory: &Path, error: ReadError) -> Failure {
+    match error {
+        ReadError::Missing { .. } => Failure::unavailable(format!(
+            "{error}; is the daemon running, and with this state directory ({})? --state-dir names another",
+            directory.display()
+        )),
+        error => Failure::io(error),
+    }
+}

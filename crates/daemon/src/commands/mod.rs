@@ -1,0 +1,119 @@
+//! One file a command.
+
+pub mod check;
+mod devices;
+mod events;
+mod record;
+mod run;
+mod simulate;
+mod watch;
+
+use std::env;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use autoweave_usb_device::Policy;
+use autoweave_usb_source::{Kind, Options};
+use clap::CommandFactory as _;
+
+use crate::cli::{Arguments, Command, Common};
+use crate::config::{self, Chain, Config, Loaded, SourceName};
+use crate::exit::Failure;
+
+/// Does what the command line asks for.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { common, run: run_arguments, command } = arguments;
+    let is_run = matches!(command, None | Some(Command::Run(_)));
+    if !is_run && (run_arguments.state_dir.is_some() || run_arguments.source.is_some()) {
+        return Err(Failure::usage("--state-dir and --source go behind the command"));
+    }
+    match command {
+        None => run::run(&common, &run_arguments),
+        Some(Command::Run(inner)) => run::run(
+            &common,
+            &crate::cli::Run {
+                state_dir: inner.state_dir.or(run_arguments.state_dir),
+                source: inner.source.or(run_arguments.source),
+            },
+        ),
+        Some(Command::Watch(watch)) => watch::run(&common, &watch),
+        Some(Command::Devices(devices)) => devices::run(&common, &devices),
+        Some(Command::Events(events)) => events::run(&common, &events),
+        Some(Command::Check(check)) => check::run(&common, &check),
+        Some(Command::Record(record)) => record::run(&common, &record),
+        Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
+        Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),
+        Some(Command::Completions { shell }) => {
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "autoweave-usbd", &mut out);
+            print_bytes(&out)
+        }
+        Some(Command::Man) => {
+            let mut out = Vec::new();
+            clap_mangen::Man::new(Arguments::command()).render(&mut out).map_err(Failure::io)?;
+            print_bytes(&out)
+        }
+    }
+}
+
+/// The configuration as this command line and this environment make it.
+fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
+    let env: Vec<_> = env::vars_os().collect();
+    let given = [
+        ("log.level", common.log_level.as_deref(), "--log-level"),
+        ("log.format", common.log_format.as_deref(), "--log-format"),
+        ("source.chain", source, "--source"),
+    ];
+    let flags = given.into_iter().filter_map(|(key, value, flag)| Some((key, value?.to_owned(), flag))).collect();
+    let search_paths = config::search_paths(&env);
+    config::load(&config::Sources { file: common.config.clone(), env, flags, search_paths }).map_err(Failure::usage)
+}
+
+/// The source the configuration asks for: the first of the chain that this version has.
+fn source_options(config: &Config) -> Result<Options, Failure> {
+    let kind = match &config.source.chain {
+        Chain::Auto => Kind::Auto,
+        Chain::Only(names) => {
+            let known = names.iter().find_map(|name| match name {
+                SourceName::Uevent => Some(Kind::Uevent),
+                SourceName::Poll => Some(Kind::Poll),
+                SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
+            });
+            let none = || Failure::unavailable("source.chain: this version has only the sources uevent and poll");
+            known.ok_or_else(none)?
+        }
+    };
+    Ok(options(config, kind))
+}
+
+fn options(config: &Config, kind: Kind) -> Options {
+    // 32 bits fit everywhere the daemon runs.
+    let receive_buffer_bytes = usize::try_from(config.source.receive_buffer_bytes).unwrap_or(usize::MAX);
+    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes }
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy { filters: config.filters.clone(), debounce_ms: milliseconds(config.performance.debounce) }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Prints a line of data, coloured if stdout is a terminal.
+fn print_line(line: &str) -> Result<(), Failure> {
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))
+}
+
+/// Prints a value as one line of JSON. Nothing in it is changed, whatever stdout is.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut line = serde_json::to_vec(value).map_err(Failure::io)?;
+    line.push(b'\n');
+    print_bytes(&line)
+}
+
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))
+}

@@ -1,0 +1,37 @@
+//! Records what a source sees, until interrupted.
+
+use std::time::Duration;
+
+use autoweave_usb_source::{Recorder, Source, Wire};
+
+use crate::cli::{Common, Record};
+use crate::exit::Failure;
+use crate::signals;
+
+/// How long to wait for the source before looking at the clock again; a signal ends the wait.
+const WAIT: Duration = Duration::from_secs(3600);
+
+pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
+    let config = super::load(common, arguments.source.as_deref())?.config;
+    let source = Source::open(&super::source_options(&config)?).map_err(Failure::unavailable)?;
+    let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
+    let requests = signals::handle(source.interrupter())?;
+    let file = arguments.file.display();
+    anstream::eprintln!("recording {} to {file}; Ctrl-C to end", source.description());
+    let mut count = 0u64;
+    while !requests.is_stop() {
+        match source.next(WAIT) {
+            Some(Wire::Observed(observed)) => {
+                recorder.record(&observed).map_err(Failure::io)?;
+                source.journaled(observed.number);
+                count += 1;
+            }
+            Some(Wire::ScanFailed(error)) => anstream::eprintln!("the bus cannot be scanned: {error}"),
+            Some(Wire::Failed(error)) => return Err(Failure::unavailable(error)),
+            Some(Wire::Ended) => break,
+            Some(Wire::Interrupted) | None => {}
+        }
+    }
+    anstream::eprintln!("{count} observations in {file}; play them with `autoweave-usbd replay {file}`");
+    Ok(())
+}

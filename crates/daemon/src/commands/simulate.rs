@@ -1,0 +1,121 @@
+//! Feeds synthetic devices, or a recording, through the pipeline that the daemon runs.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use autoweave_usb_device::{Event, Policy};
+use autoweave_usb_journal::Journal;
+use autoweave_usb_source::{Kind, Simulation, Source};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::{Common, Replay, Simulate};
+use crate::config::Loaded;
+use crate::exit::Failure;
+use crate::pipeline::{Pipeline, Step, tell_set_aside};
+use crate::{logging, show, signals, stamp};
+
+/// What to print of each event.
+#[derive(Clone, Copy, PartialEq)]
+enum Print {
+    Json,
+    Lines,
+    Nothing,
+}
+
+pub fn simulate(common: &Common, arguments: &Simulate) -> Result<(), Failure> {
+    let loaded = super::load(common, None)?;
+    let &Simulate { devices, cycles, rate, .. } = arguments;
+    let simulation = Simulation { devices, cycles, rate };
+    let mut policy = super::policy(&loaded.config);
+    // Whoever simulates N cycles wants to see N cycles, unless they asked for debouncing.
+    if !loaded.is_set("performance.debounce_ms") {
+        policy.debounce_ms = 0;
+    }
+    let print = if arguments.json { Print::Json } else { Print::Nothing };
+    let kind = Kind::Simulate(simulation);
+    feed(&loaded, kind, policy, arguments.state_dir.as_deref(), print, Some(simulation.edges()))
+}
+
+pub fn replay(common: &Common, arguments: &Replay) -> Result<(), Failure> {
+    let loaded = super::load(common, None)?;
+    let policy = super::policy(&loaded.config);
+    let print = if arguments.json { Print::Json } else { Print::Lines };
+    let kind = Kind::Replay(arguments.file.clone());
+    feed(&loaded, kind, policy, arguments.state_dir.as_deref(), print, None)
+}
+
+fn feed(
+    loaded: &Loaded,
+    kind: Kind,
+    policy: Policy,
+    state_dir: Option<&Path>,
+    print: Print,
+    edges: Option<u64>,
+) -> Result<(), Failure> {
+    let config = &loaded.config;
+    let source = Source::open(&super::options(config, kind)).map_err(Failure::unavailable)?;
+    let (directory, _temporary) = directory(state_dir)?;
+    let _logging = logging::start(&config.log);
+    let journal = Journal::open(&directory, super::run::journal_options(config)).map_err(Failure::state)?;
+    tell_set_aside(&journal);
+    let requests = signals::handle(source.interrupter())?;
+    let host = stamp::host(config.host.as_ref());
+    let (mut pipeline, events) = Pipeline::open(journal, source, policy, host, requests.clone())?;
+    let progress = progress(edges);
+    let begin = Instant::now();
+    let mut count = tell(&events, print)?;
+    loop {
+        let Step { events, batch } = pipeline.step()?;
+        count += tell(&events, print)?;
+        progress.inc(events.iter().map(|event| u64::from(event.edges)).sum());
+        if batch.ended || requests.is_stop() {
+            break;
+        }
+    }
+    let tallies = pipeline.watch().table().tallies();
+    count += tell(&pipeline.finish()?, print)?;
+    progress.finish_and_clear();
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut summary = format!("{count} events in {seconds:.2} s ({:.0} a second)", count as f64 / seconds);
+    if tallies.coalesced > 0 {
+        summary += &format!(", {} edges joined with others by debounce_ms", tallies.coalesced);
+    }
+    let hidden: u64 = tallies.filtered.iter().sum();
+    if hidden > 0 {
+        summary += &format!(", {hidden} hidden by filters");
+    }
+    if state_dir.is_some() {
+        summary += &format!("; see `autoweave-usbd events --state-dir {}`", directory.display());
+    }
+    anstream::eprintln!("{summary}");
+    if requests.is_stop() { std::process::exit(130) } else { Ok(()) }
+}
+
+/// The directory asked for, or one that goes when the second value does.
+fn directory(asked: Option<&Path>) -> Result<(PathBuf, Option<tempfile::TempDir>), Failure> {
+    if let Some(asked) = asked {
+        return Ok((asked.to_owned(), None));
+    }
+    let temporary = tempfile::Builder::new().prefix("autoweave-usb-").tempdir();
+    let temporary =
+        temporary.map_err(|error| Failure::state(format!("no temporary directory can be made: {error}")))?;
+    Ok((temporary.path().to_owned(), Some(temporary)))
+}
+
+fn tell(events: &[Event], print: Print) -> Result<u64, Failure> {
+    for event in events {
+        match print {
+            Print::Json => super::print_json(event)?,
+            Print::Lines => super::print_line(&show::event_line(event))?,
+            Print::Nothing => {}
+        }
+    }
+    Ok(events.len() as u64)
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress(edges: Option<u64>) -> ProgressBar {
+    let Some(edges) = edges else { return ProgressBar::hidden() };
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} edges  {per_sec}  {eta} left");
+    ProgressBar::new(edges).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,35 @@
+//! Prints what is plugged in and out, as it happens. Keeps nothing.
+
+use autoweave_usb_device::{Edge, Reason};
+use autoweave_usb_source::{Events, has_usb};
+
+use crate::cli::{Common, Watch};
+use crate::exit::Failure;
+use crate::stamp::{self, Stamp};
+use crate::{show, signals};
+
+pub fn run(common: &Common, arguments: &Watch) -> Result<(), Failure> {
+    let config = super::load(common, arguments.source.as_deref())?.config;
+    let options = super::source_options(&config)?;
+    let events = Events::with_policy(&options, super::policy(&config)).map_err(Failure::unavailable)?;
+    signals::exit_when_interrupted();
+    anstream::eprintln!("watching {}; Ctrl-C to end", events.watch().source().description());
+    if !has_usb() {
+        anstream::eprintln!("this machine has no USB bus; try `autoweave-usbd simulate --json`");
+    }
+    let mut stamp = Stamp::ephemeral(stamp::host(config.host.as_ref()));
+    for edge in events {
+        let edge: Edge = edge.map_err(Failure::unavailable)?;
+        // What was there before is shown by `devices`; here it would only bury what happens.
+        if edge.reason == Reason::Coldplug {
+            continue;
+        }
+        let event = stamp.event(&edge);
+        if arguments.json {
+            super::print_json(&event)?;
+        } else {
+            super::print_line(&show::event_line(&event))?;
+        }
+    }
+    Ok(())
+}

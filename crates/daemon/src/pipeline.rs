@@ -1,0 +1,209 @@
+//! The whole way of an event, in order: source, table, journal. One thread owns all three.
+//!
+//! Events and the device table they lead to are written in one transaction, and only then does anyone hear of
+//! them and may the source forget what they came from. After a crash the table is restored from the journal
+//! and the first scan finds the difference.
+
+use std::fs;
+use std::time::Duration;
+
+use autoweave_usb_device::{Action, Change, Device, DeviceTable, Event, Policy, Reason};
+use autoweave_usb_journal::{Commit, CommitError, Journal, NewEvent};
+use autoweave_usb_source::{Batch, Source, Watch};
+use tracing::{error, info, warn};
+
+use crate::exit::Failure;
+use crate::signals::Requests;
+use crate::stamp::Stamp;
+
+/// The machine's boot, `/proc/sys/kernel/random/boot_id` on Linux. Persisted name.
+const META_BOOT_ID: &str = "boot_id";
+
+/// What the next first scan's differences are for. Persisted name.
+const META_NEXT_SCAN_REASON: &str = "next_scan_reason";
+
+/// How long to wait before trying a failed journal again.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The source, the table and the journal.
+#[derive(Debug)]
+pub struct Pipeline {
+    watch: Watch,
+    journal: Journal,
+    stamp: Stamp,
+    requests: std::sync::Arc<Requests>,
+}
+
+/// What one step brought.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Written down and to be told, in order.
+    pub events: Vec<Event>,
+    /// What else happened.
+    pub batch: Batch,
+}
+
+impl Pipeline {
+    /// Takes up where the journal ends: restores the table and tells what a reboot or another policy changed.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub fn open(
+        journal: Journal,
+        source: Source,
+        policy: Policy,
+        host: String,
+        requests: std::sync::Arc<Requests>,
+    ) -> Result<(Self, Vec<Event>), Failure> {
+        let meta = |key| journal.meta(key).map_err(Failure::io);
+        let boot = BootId::read();
+        let rebooted = meta(META_BOOT_ID)?.zip(boot.0.as_ref()).is_some_and(|(then, now)| then != *now);
+        let reason = match meta(META_NEXT_SCAN_REASON)?.map(|word| word.parse()) {
+            _ if rebooted => Reason::Reboot,
+            Some(Ok(reason)) => reason,
+            Some(Err(_)) | None => Reason::Coldplug,
+        };
+        let table = DeviceTable::restore(restore(&journal)?);
+        let mut watch = Watch::new(source, table, reason);
+        let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
+        changes.extend(watch.set_policy(policy));
+        let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
+        let mut pipeline = Self { watch, journal, stamp, requests };
+        let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
+        let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
+        let events = pipeline.commit(changes, boot_id.into_iter().chain([scan_reason]).collect())?;
+        Ok((pipeline, events))
+    }
+
+    /// Waits for something to happen and writes it down.
+    ///
+    /// # Errors
+    /// The source cannot go on, or the journal cannot be written and the daemon was asked to stop.
+    pub fn step(&mut self) -> Result<Step, Failure> {
+        let mut batch = self.watch.next_batch().map_err(Failure::unavailable)?;
+        let changes = std::mem::take(&mut batch.changes);
+        // From the first scan on, a later start that finds something different has missed it.
+        let meta = batch.scanned.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
+        let events = self.commit(changes, meta.into_iter().collect())?;
+        self.watch.journaled();
+        Ok(Step { events, batch })
+    }
+
+    /// Publishes by another policy from now on.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn set_policy(&mut self, policy: Policy) -> Result<Vec<Event>, Failure> {
+        let changes = self.watch.set_policy(policy);
+        self.commit(changes, Vec::new())
+    }
+
+    /// Writes down what still waits for the end of a debounce window, and closes the journal.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn finish(mut self) -> Result<Vec<Event>, Failure> {
+        let changes = self.watch.flush();
+        let events = self.commit(changes, Vec::new())?;
+        self.watch.journaled();
+        self.journal.close().map_err(Failure::io)?;
+        Ok(events)
+    }
+
+    /// The source and the table.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    fn commit(&mut self, changes: Vec<Change>, meta: Vec<(&'static str, String)>) -> Result<Vec<Event>, Failure> {
+        if changes.is_empty() && meta.is_empty() {
+            return Ok(Vec::new());
+        }
+        let first_seq = self.journal.last_seq() + 1;
+        let mut commit = Commit { first_seq, meta, ..Commit::default() };
+        let mut events = Vec::new();
+        for change in changes {
+            let (device, is_connected) = match change {
+                Change::Refreshed(device) => (device, true),
+                Change::Edge(edge) => {
+                    let event = self.stamp.event(&edge);
+                    let json = json(&event)?;
+                    commit.events.push(NewEvent { event_id: event.event_id.clone(), event: json });
+                    events.push(event);
+                    (edge.device, edge.action == Action::Attach)
+                }
+            };
+            let row = if is_connected { Some(json(&*device)?) } else { None };
+            commit.devices.push((device.port().to_string(), row));
+        }
+        self.write(&commit)?;
+        Ok(events)
+    }
+
+    /// Writes until it is written: meanwhile the source keeps what comes, and the kernel what the source
+    /// cannot keep.
+    fn write(&mut self, commit: &Commit) -> Result<(), Failure> {
+        loop {
+            let problem = match self.journal.commit(commit) {
+                Ok(()) => return Ok(()),
+                Err(CommitError::Failed(error)) => error.to_string(),
+                Err(CommitError::Closed) => "it is closed".to_owned(),
+                Err(error @ (CommitError::Gap { .. } | CommitError::Conflict { .. })) => {
+                    return Err(Failure::io(format!("the journal was changed by someone else: {error}")));
+                }
+            };
+            error!(waiting = commit.events.len(), "the journal cannot be written, trying again: {problem}");
+            if self.requests.wait_for_stop(REOPEN_PAUSE) {
+                let events = commit.events.len();
+                return Err(Failure::io(format!("{events} events could not be written: {problem}")));
+            }
+            match self.journal.reopen() {
+                Ok(()) if self.journal.set_aside().is_some() => {
+                    tell_set_aside(&self.journal);
+                    return Err(Failure::io("the journal was damaged while it was open; start again with a new one"));
+                }
+                Ok(()) => info!("the journal is open again"),
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+}
+
+/// Says what was found in the journal's place, if anything was.
+pub fn tell_set_aside(journal: &Journal) {
+    if let Some(set_aside) = journal.set_aside() {
+        let path = set_aside.path.display();
+        error!("journal.db was no usable journal ({}); it is kept as {path} and a new one begun", set_aside.why);
+    }
+}
+
+/// The devices that were connected when the journal was last written.
+fn restore(journal: &Journal) -> Result<Vec<Device>, Failure> {
+    let rows = journal.restore().map_err(Failure::io)?;
+    let devices = rows.into_iter().filter_map(|(port, json)| match serde_json::from_str::<Device>(&json) {
+        Ok(device) => Some(device),
+        Err(problem) => {
+            error!("the journal's device in port {port:?} is damaged and taken for unplugged: {problem}");
+            None
+        }
+    });
+    Ok(devices.collect())
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| Failure::io(format!("an event cannot be written as JSON: {error}")))
+}
+
+struct BootId(Option<String>);
+
+impl BootId {
+    fn read() -> Self {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self(id.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
+    }
+}

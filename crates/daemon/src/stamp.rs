@@ -1,0 +1,54 @@
+//! Edges become events: what only the producer can add.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use autoweave_usb_device::{Edge, Event};
+use ulid::Generator;
+
+/// Numbers and signs events.
+#[derive(Debug)]
+pub struct Stamp {
+    producer: String,
+    host: String,
+    last_seq: u64,
+    ids: Generator,
+}
+
+impl Stamp {
+    /// Goes on behind `last_seq`.
+    pub fn new(producer: String, host: String, last_seq: u64) -> Self {
+        Self { producer, host, last_seq, ids: Generator::new() }
+    }
+
+    /// A producer for as long as the process runs, for what is not kept.
+    pub fn ephemeral(host: String) -> Self {
+        let producer = format!("{:032x}", u128::from_be_bytes(ulid::Ulid::generate().to_bytes()));
+        Self::new(producer, host, 0)
+    }
+
+    /// The next event.
+    pub fn event(&mut self, edge: &Edge) -> Event {
+        self.last_seq += 1;
+        let at = UNIX_EPOCH + Duration::from_millis(edge.timestamp);
+        let id = self.ids.generate_from_datetime(at).unwrap_or_else(|overflow| overflow.commit_overflow_random());
+        Event {
+            seq: self.last_seq,
+            event_id: id.to_string(),
+            producer: self.producer.clone(),
+            action: edge.action,
+            reason: edge.reason,
+            source: edge.source,
+            host: self.host.clone(),
+            timestamp: edge.timestamp,
+            edges: edge.edges,
+            device: edge.device.clone(),
+        }
+    }
+}
+
+/// The configured name of this machine, or its own.
+pub fn host(configured: Option<&String>) -> String {
+    configured.cloned().unwrap_or_else(|| {
+        nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+    })
+}

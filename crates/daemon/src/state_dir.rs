@@ -1,0 +1,29 @@
+//! Where the journal is kept.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use crate::exit::Failure;
+
+/// The directory that was asked for, else systemd's, else the usual one for root or for a user.
+pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
+    if let Some(asked) = asked {
+        return Ok(asked.to_owned());
+    }
+    // systemd gives a list separated by colons; ours is the first (systemd.exec(5), RuntimeDirectory=).
+    if let Some(first) = env::var_os("STATE_DIRECTORY").as_deref().and_then(first_of_list) {
+        return Ok(first);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/autoweave-usb"));
+    }
+    let home = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = home("XDG_STATE_HOME").or_else(|| Some(home("HOME")?.join(".local/state")));
+    state.map(|state| state.join("autoweave-usb")).ok_or_else(|| {
+        Failure::state("no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir")
+    })
+}
+
+fn first_of_list(list: &std::ffi::OsStr) -> Option<PathBuf> {
+    env::split_paths(list).next().filter(|first| !first.as_os_str().is_empty())
+}

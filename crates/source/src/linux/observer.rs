@@ -1,0 +1,390 @@
+//! Messages and sysfs in, observations out.
+//!
+//! Observations leave in the order of their messages: a device that is being read holds up those behind it,
+//! for at most [`READ_LIMIT`]. Scans take part in that order. A scan begins once the socket was found empty
+//! and everything before was taken in, and ends the same way: the ports that had an edge in between are left
+//! out of its verdict, so it neither overtakes an edge nor contradicts one.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
+
+use super::readers::{Done, Job, Readers};
+use super::netlink::UeventSocket;
+use super::receiver::Receiver;
+use super::ring::{Content, RawMessage, Ring};
+use super::sysfs::{Sysfs, Unread};
+use super::uevent::{self, Uevent};
+use crate::{Closed, Counters, SourceError, Started, Wire, clock};
+
+/// How long an attach waits for its device to be readable.
+const READ_LIMIT: Duration = Duration::from_millis(200);
+
+/// How long a scan waits for devices that are slow to be read.
+const SCAN_READ_LIMIT: Duration = Duration::from_secs(1);
+
+/// Messages being held back by reads, at most; further ones stay in the ring.
+const SLOTS_MAX: usize = 64;
+
+/// A scan gives the reading threads this many devices at a time, so that it does not hold up an attach.
+const SCAN_READS_MAX: usize = 4;
+
+/// Ports that had an edge during a scan are scanned again after this long, then after twice as long, and so
+/// on up to the interval.
+const RESCAN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Turns messages into observations until its receiver fails or nobody wants them any longer.
+pub struct Observer {
+    started: Started,
+    sysfs: Sysfs,
+    readers: Readers,
+    receiver: Receiver,
+    slots: VecDeque<Slot>,
+    /// The ticket of the first slot.
+    first_ticket: u64,
+    scan: Scan,
+    next_scan: Instant,
+    rescan_pause: Duration,
+    drops: u64,
+}
+
+/// A place in the order of observations.
+struct Slot {
+    number: u64,
+    at: Moment,
+    content: Pending,
+}
+
+enum Pending {
+    Ready(Observation),
+    /// A device is being read; until then, this is what is known of it.
+    Reading { bare: Box<Reading>, deadline: Instant, fallback: Fallback },
+    /// It led to nothing.
+    Nothing,
+}
+
+/// What becomes of a device that could not be read.
+#[derive(Clone, Copy, PartialEq)]
+enum Fallback {
+    /// It arrived all the same.
+    Arrived,
+    /// It is what was known before.
+    Nothing,
+}
+
+enum Scan {
+    Idle,
+    /// Waiting for the edges before it.
+    Opening { ticket: u64 },
+    Reading(Listing),
+    /// Waiting for the edges that came meanwhile.
+    Closing { ticket: u64, listing: Listing },
+}
+
+#[derive(Default)]
+struct Listing {
+    to_read: Vec<Port>,
+    being_read: BTreeSet<Port>,
+    readings: Vec<Reading>,
+    /// Ports that had an edge since the scan began.
+    touched: BTreeSet<Port>,
+    /// Ports with a device that could not be read.
+    unread: BTreeSet<Port>,
+    deadline: Option<Instant>,
+}
+
+impl Observer {
+    /// An observer whose first act is a scan.
+    pub fn new(started: Started, sysfs: Sysfs, readers: Readers, receiver: Receiver) -> Self {
+        Self {
+            started,
+            sysfs,
+            readers,
+            receiver,
+            slots: VecDeque::new(),
+            first_ticket: 0,
+            scan: Scan::Idle,
+            next_scan: Instant::now(),
+            rescan_pause: RESCAN_PAUSE,
+            drops: 0,
+        }
+    }
+
+    /// Runs on the thread that the receiver and the readers unpark.
+    pub fn run(mut self) {
+        while !self.started.is_stopped() {
+            while let Some(done) = self.readers.done() {
+                self.read(done);
+            }
+            let may_take_more = self.take_messages();
+            self.step_scan();
+            if self.release().is_err() {
+                return;
+            }
+            if let Some(error) = self.receiver.ring.failure() {
+                let _ = self.started.wire.send(Wire::Failed(SourceError::Receive(error)));
+                return;
+            }
+            if !may_take_more {
+                thread::park_timeout(self.idle_time());
+            }
+        }
+    }
+
+    /// Takes messages while there is room. True if it stopped although there may be more and room for them.
+    fn take_messages(&mut self) -> bool {
+        let room = SLOTS_MAX.saturating_sub(self.slots.len());
+        for _ in 0..room {
+            let Some(message) = self.receiver.ring.take() else { return false };
+            self.take(message);
+        }
+        self.slots.len() < SLOTS_MAX
+    }
+
+    fn take(&mut self, RawMessage { number, at, content }: RawMessage) {
+        let Content::Uevent(bytes) = &content else {
+            return self.overrun(number, at, &content);
+        };
+        match uevent::parse(bytes) {
+            Ok(Uevent::Added { devpath, bare }) => {
+                self.touch(bare.port);
+                self.start_reading(number, at, devpath, bare, Fallback::Arrived);
+            }
+            Ok(Uevent::Changed { devpath, bare }) => {
+                self.start_reading(number, at, devpath, bare, Fallback::Nothing);
+            }
+            Ok(Uevent::Removed { port, address }) => {
+                self.touch(port);
+                self.push(number, at, Pending::Ready(Observation::Left { port, address }));
+            }
+            Ok(Uevent::Bound { port, interface, driver }) => {
+                let driver = driver.map(str::to_owned);
+                self.push(number, at, Pending::Ready(Observation::Bound { port, interface, driver }));
+            }
+            Ok(Uevent::Other) => self.receiver.ring.discard(number),
+            Err(_) => {
+                // It said that something happened on USB: the scan finds out what.
+                Counters::add(&self.started.counters.malformed, 1);
+                self.receiver.ring.discard(number);
+                self.next_scan = Instant::now();
+            }
+        }
+    }
+
+    fn overrun(&mut self, number: u64, at: Moment, content: &Content) {
+        let Content::Overrun { drops } = content else { return };
+        let lost = drops.map(|drops| drops.saturating_sub(std::mem::replace(&mut self.drops, drops)));
+        Counters::add(&self.started.counters.overruns, 1);
+        Counters::add(&self.started.counters.lost, lost.unwrap_or(0));
+        self.push(number, at, Pending::Ready(Observation::Overrun { lost }));
+        // A scan that is under way began before the loss and may have missed what was lost.
+        self.scan = Scan::Idle;
+        self.next_scan = Instant::now();
+    }
+
+    fn start_reading(&mut self, number: u64, at: Moment, devpath: &str, bare: Box<Reading>, fallback: Fallback) {
+        let ticket = self.first_ticket + self.slots.len() as u64;
+        let deadline = Instant::now() + READ_LIMIT;
+        self.readers.announced(ticket, devpath, &bare, deadline);
+        self.push(number, at, Pending::Reading { bare, deadline, fallback });
+    }
+
+    fn push(&mut self, number: u64, at: Moment, content: Pending) {
+        self.slots.push_back(Slot { number, at, content });
+    }
+
+    fn read(&mut self, done: Done) {
+        match done.job {
+            Job::Listed { port } => self.read_listed(port, done.outcome),
+            Job::Announced { ticket, .. } => self.read_announced(ticket, done.outcome),
+        }
+    }
+
+    fn read_announced(&mut self, ticket: u64, outcome: Result<Reading, Unread>) {
+        let index = ticket.checked_sub(self.first_ticket).and_then(|index| usize::try_from(index).ok());
+        let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) else {
+            // Too late to be told at the attach, but not to be known at the detach.
+            if let Ok(reading) = outcome {
+                let observation = Observation::Refreshed { reading: Box::new(reading) };
+                let number = self.receiver.ring.taken();
+                self.push(number, clock::now(), Pending::Ready(observation));
+            }
+            return;
+        };
+        let fallback = match &slot.content {
+            Pending::Reading { fallback, .. } => *fallback,
+            _ => return,
+        };
+        slot.content = match (outcome, fallback) {
+            (Ok(reading), Fallback::Arrived) => {
+                Pending::Ready(Observation::Arrived { reading: Box::new(reading) })
+            }
+            (Ok(reading), Fallback::Nothing) => {
+                Pending::Ready(Observation::Refreshed { reading: Box::new(reading) })
+            }
+            (Err(_), _) => std::mem::replace(&mut slot.content, Pending::Nothing).without_reading(),
+        };
+    }
+
+    /// Hands on what is ready, in order.
+    fn release(&mut self) -> Result<(), Closed> {
+        while let Some(slot) = self.slots.front_mut() {
+            if let Pending::Reading { deadline, .. } = &slot.content {
+                if Instant::now() < *deadline {
+                    return Ok(());
+                }
+                Counters::add(&self.started.counters.reads_timed_out, 1);
+                slot.content = std::mem::replace(&mut slot.content, Pending::Nothing).without_reading();
+            }
+            let Some(Slot { number, at, content }) = self.slots.pop_front() else { return Ok(()) };
+            self.first_ticket += 1;
+            match content {
+                Pending::Ready(observation) => {
+                    let source = SourceName::Uevent;
+                    self.started.wire.send(Wire::Observed(Observed { number, at, source, observation }))?;
+                }
+                _ => self.receiver.ring.discard(number),
+            }
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, port: Port) {
+        if let Scan::Reading(listing) | Scan::Closing { listing, .. } = &mut self.scan {
+            listing.touched.insert(port);
+        }
+    }
+
+    fn step_scan(&mut self) {
+        self.scan = match std::mem::replace(&mut self.scan, Scan::Idle) {
+            Scan::Idle if Instant::now() >= self.next_scan => Scan::Opening { ticket: self.ask_drain() },
+            Scan::Opening { ticket } if self.receiver.ring.drained(ticket) => self.list(),
+            Scan::Reading(listing) => self.read_on(listing),
+            Scan::Closing { ticket, listing } if self.receiver.ring.drained(ticket) => self.close_scan(listing),
+            unchanged => unchanged,
+        };
+    }
+
+    fn ask_drain(&self) -> u64 {
+        let ticket = self.receiver.ring.ask_drain();
+        self.receiver.wake();
+        ticket
+    }
+
+    fn list(&mut self) -> Scan {
+        match self.sysfs.ports() {
+            Ok(mut to_read) => {
+                to_read.reverse();
+                let deadline = Some(Instant::now() + SCAN_READ_LIMIT);
+                self.read_on(Listing { to_read, deadline, ..Listing::default() })
+            }
+            Err(error) => {
+                Counters::add(&self.started.counters.scans_failed, 1);
+                self.next_scan = Instant::now() + self.started.interval;
+                let _ = self.started.wire.send(Wire::ScanFailed(error));
+                Scan::Idle
+            }
+        }
+    }
+
+    fn read_on(&mut self, mut listing: Listing) -> Scan {
+        if listing.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            listing.unread.extend(listing.to_read.drain(..));
+            listing.unread.extend(std::mem::take(&mut listing.being_read));
+        }
+        while listing.being_read.len() < SCAN_READS_MAX
+            && let Some(port) = listing.to_read.pop()
+        {
+            if self.readers.listed(port) {
+                listing.being_read.insert(port);
+            } else {
+                listing.unread.insert(port);
+            }
+        }
+        if listing.being_read.is_empty() {
+            Scan::Closing { ticket: self.ask_drain(), listing }
+        } else {
+            Scan::Reading(listing)
+        }
+    }
+
+    fn read_listed(&mut self, port: Port, outcome: Result<Reading, Unread>) {
+        let Scan::Reading(listing) = &mut self.scan else { return };
+        if !listing.being_read.remove(&port) {
+            return;
+        }
+        match outcome {
+            Ok(reading) => listing.readings.push(reading),
+            Err(Unread::NotReady) => drop(listing.unread.insert(port)),
+            // It went between the listing and the reading, so its edge is on its way.
+            Err(Unread::Gone) => {}
+        }
+    }
+
+    fn close_scan(&mut self, listing: Listing) -> Scan {
+        let Listing { readings, touched, mut unread, .. } = listing;
+        Counters::add(&self.started.counters.unreadable, unread.len() as u64);
+        let again = !touched.is_empty();
+        let interval = self.started.interval;
+        self.next_scan = Instant::now() + if again { self.rescan_pause.min(interval) } else { interval };
+        self.rescan_pause = if again { self.rescan_pause.saturating_mul(2).min(interval) } else { RESCAN_PAUSE };
+        unread.extend(touched);
+        let observation = Observation::Scan { readings, except: unread };
+        self.push(self.receiver.ring.taken(), clock::now(), Pending::Ready(observation));
+        Scan::Idle
+    }
+
+    fn idle_time(&self) -> Duration {
+        let read = self.slots.front().and_then(|slot| match &slot.content {
+            Pending::Reading { deadline, .. } => Some(*deadline),
+            _ => None,
+        });
+        let scan = match &self.scan {
+            Scan::Idle => Some(self.next_scan),
+            Scan::Reading(listing) => listing.deadline,
+            Scan::Opening { .. } | Scan::Closing { .. } => None,
+        };
+        let next = [read, scan].into_iter().flatten().min();
+        next.map_or(Duration::MAX, |next| next.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl Pending {
+    /// What is left when the device could not be read.
+    fn without_reading(self) -> Self {
+        match self {
+            Self::Reading { bare, fallback: Fallback::Arrived, .. } => {
+                Self::Ready(Observation::Arrived { reading: bare })
+            }
+            Self::Reading { .. } => Self::Nothing,
+            ready => ready,
+        }
+    }
+}
+
+/// Starts an observer on a thread of its own, and the receiver and the readers that feed it.
+///
+/// # Errors
+/// No more threads can be had.
+pub fn spawn(started: Started, socket: UeventSocket) -> io::Result<(Arc<Ring>, Thread)> {
+    let sysfs = Sysfs::new("/sys");
+    let (sender, ring) = mpsc::sync_channel(1);
+    let thread = thread::Builder::new().name("usb-observe".to_owned()).spawn(move || {
+        let me = thread::current();
+        let parts = Receiver::spawn(socket, started.counters.clone(), me.clone())
+            .and_then(|receiver| Ok((receiver, Readers::spawn(&sysfs, &me)?)));
+        match parts {
+            Ok((receiver, readers)) => {
+                let _ = sender.send(Ok(receiver.ring.clone()));
+                Observer::new(started, sysfs, readers, receiver).run();
+            }
+            Err(error) => drop(sender.send(Err(error))),
+        }
+    })?;
+    let ring = ring.recv().unwrap_or_else(|_| Err(io::Error::other("the observer ended at once")))?;
+    Ok((ring, thread.thread().clone()))
+}

@@ -1,0 +1,108 @@
+//! The receive thread. It only receives: whatever else takes time happens elsewhere, so that the kernel's
+//! buffer is emptied as fast as it fills.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, Thread};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::netlink::{MESSAGE_BYTES_MAX, Received, UeventSocket};
+use super::ring::{Content, Ring};
+use super::uevent;
+use crate::{Counters, clock};
+
+/// The receiving side: a thread that moves messages from the socket to the ring.
+#[derive(Debug)]
+pub struct Receiver {
+    /// Where the messages are.
+    pub ring: Arc<Ring>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Starts receiving. `observer` is unparked whenever there is something to take.
+    ///
+    /// # Errors
+    /// No more threads or files can be had.
+    pub fn spawn(socket: UeventSocket, counters: Arc<Counters>, observer: Thread) -> io::Result<Self> {
+        let ring = Arc::new(Ring::default());
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        let run = Run { socket, counters, observer, ring: ring.clone(), wake: wake.clone() };
+        let thread = thread::Builder::new().name("usb-receive".to_owned()).spawn(move || {
+            if let Err(error) = run.run() {
+                run.ring.fail(error);
+            }
+            run.observer.unpark();
+        })?;
+        Ok(Self { ring, wake, thread: Some(thread) })
+    }
+
+    /// Has the receiver look at the socket now, and answer a drain that was asked for.
+    pub fn wake(&self) {
+        // It can only fail when the counter is at its maximum, and then the thread is being woken anyway.
+        let _ = self.wake.write(1);
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.ring.close();
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Run {
+    socket: UeventSocket,
+    counters: Arc<Counters>,
+    observer: Thread,
+    ring: Arc<Ring>,
+    wake: Arc<EventFd>,
+}
+
+impl Run {
+    fn run(&self) -> io::Result<()> {
+        let mut buffer = [0; MESSAGE_BYTES_MAX];
+        loop {
+            let content = match self.socket.receive(&mut buffer)? {
+                Received::Message(bytes) if uevent::is_usb(&buffer[..bytes]) => Content::Uevent(buffer[..bytes].into()),
+                Received::Message(_) => continue,
+                Received::Foreign => {
+                    Counters::add(&self.counters.foreign, 1);
+                    continue;
+                }
+                Received::Truncated | Received::Overrun => Content::Overrun { drops: self.socket.drops() },
+                Received::Empty => {
+                    self.ring.answer_drain();
+                    self.observer.unpark();
+                    self.wait()?;
+                    let _ = self.wake.read();
+                    if self.ring.is_closed() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            if !self.ring.push(clock::now(), content) {
+                return Ok(());
+            }
+            self.observer.unpark();
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let ready = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        match poll(&mut [ready(self.socket.as_fd()), ready(self.wake.as_fd())], PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The source that works wherever sysfs does: a scan at an interval. What comes and goes between two scans
+//! is not seen.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::thread::{self, Thread};
+
+use autoweave_usb_device::{Observation, Observed, Port, Reading, SourceName};
+
+use crate::source::{Closed, Started, Wire};
+use crate::{Counters, clock};
+
+/// Reads every device that is connected now, hubs first, and says which ports have one that cannot be read.
+///
+/// # Errors
+/// The bus cannot be listed. A machine without USB is no error.
+#[cfg(target_os = "linux")]
+pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
+    use crate::linux::{Sysfs, Unread};
+
+    let sysfs = Sysfs::new("/sys");
+    let (mut readings, mut unread) = (Vec::new(), BTreeSet::new());
+    for port in sysfs.ports()? {
+        match sysfs.read(port) {
+            Ok(reading) => readings.push(reading),
+            Err(Unread::NotReady) => drop(unread.insert(port)),
+            Err(Unread::Gone) => {}
+        }
+    }
+    Ok((readings, unread))
+}
+
+/// Whether this machine has USB at all.
+#[cfg(target_os = "linux")]
+pub fn has_usb() -> bool {
+    crate::linux::Sysfs::new("/sys").has_bus()
+}
+
+/// Enumeration is there for Linux so far.
+#[cfg(not(target_os = "linux"))]
+pub fn has_usb() -> bool {
+    false
+}
+
+/// Enumeration is there for Linux so far.
+#[cfg(not(target_os = "linux"))]
+pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Starts polling.
+pub fn spawn(started: Started) -> io::Result<Thread> {
+    let thread = thread::Builder::new().name("usb-poll".to_owned()).spawn(move || {
+        let mut number = 0;
+        while !started.is_stopped() && scan(&started, &mut number).is_ok() {
+            thread::park_timeout(started.interval);
+        }
+    })?;
+    Ok(thread.thread().clone())
+}
+
+fn scan(started: &Started, number: &mut u64) -> Result<(), Closed> {
+    match enumerate() {
+        Ok((readings, except)) => {
+            *number += 1;
+            Counters::add(&started.counters.unreadable, except.len() as u64);
+            let observation = Observation::Scan { readings, except };
+            let observed = Observed { number: *number, at: clock::now(), source: SourceName::Poll, observation };
+            started.wire.send(Wire::Observed(observed))
+        }
+        Err(error) => {
+            Counters::add(&started.counters.scans_failed, 1);
+            started.wire.send(Wire::ScanFailed(error))
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! A source of observations, whichever it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread::Thread;
+use std::time::Duration;
+
+use autoweave_usb_device::{Observed, SourceName};
+use thiserror::Error;
+
+use crate::{Counters, RecordingError, Simulation, poll, recording, simulate};
+
+/// Observations waiting to be taken, at most; further ones wait where they come from.
+const WAITING_MAX: usize = 1024;
+
+/// Which source to open.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// The best there is here: uevents, or polling where they cannot be had.
+    Auto,
+    /// Kernel uevents and sysfs (Linux).
+    Uevent,
+    /// Enumeration at [`Options::interval`].
+    Poll,
+    /// A recording, as fast as it is taken, on the clock it was recorded by.
+    Replay(PathBuf),
+    /// Synthetic devices.
+    Simulate(Simulation),
+}
+
+/// How to open a source.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which one.
+    pub kind: Kind,
+    /// The time between two scans of the whole bus.
+    pub interval: Duration,
+    /// The receive buffer to ask the kernel for, in bytes. It may grant less.
+    pub receive_buffer_bytes: usize,
+}
+
+/// An open source.
+#[derive(Debug)]
+pub struct Source {
+    name: SourceName,
+    description: String,
+    wire: Receiver<Wire>,
+    interrupter: Interrupter,
+    stop: Arc<AtomicBool>,
+    wake: Option<Thread>,
+    counters: Arc<Counters>,
+    #[cfg(target_os = "linux")]
+    ring: Option<Arc<crate::linux::Ring>>,
+    receive_buffer_bytes: usize,
+    is_live: bool,
+}
+
+/// What comes out of a source.
+#[derive(Debug)]
+pub enum Wire {
+    /// Something was seen.
+    Observed(Observed),
+    /// A scan could not list the bus; what is known of it stands.
+    ScanFailed(io::Error),
+    /// Somebody asked for the taker's attention; see [`Source::interrupter`].
+    Interrupted,
+    /// The source cannot go on.
+    Failed(SourceError),
+    /// The recording or the simulation is over.
+    Ended,
+}
+
+/// Wakes whoever takes from a source.
+#[derive(Debug, Clone)]
+pub struct Interrupter(SyncSender<Wire>);
+
+/// Why a source cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The uevent socket, or a thread, cannot be had.
+    #[error("kernel uevents cannot be received: {0}")]
+    Uevent(io::Error),
+    /// This operating system has no such source.
+    #[error("there is no {0} source on this operating system")]
+    Unavailable(SourceName),
+    /// No more threads can be had.
+    #[error("a thread cannot be started: {0}")]
+    Thread(io::Error),
+    /// The recording cannot be read.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+}
+
+/// Why a source cannot go on.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The uevent socket broke.
+    #[error("the uevent socket failed: {0}")]
+    Receive(io::Error),
+    /// The recording is damaged from here on.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+}
+
+/// Nobody takes from the source any longer.
+#[derive(Debug)]
+pub struct Closed;
+
+/// What a source's thread is given.
+#[derive(Debug)]
+pub struct Started {
+    pub wire: WireSender,
+    pub counters: Arc<Counters>,
+    pub interval: Duration,
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+pub struct WireSender(SyncSender<Wire>);
+
+impl Default for Options {
+    /// What the daemon's configuration defaults to.
+    fn default() -> Self {
+        Self { kind: Kind::Auto, interval: Duration::from_secs(5), receive_buffer_bytes: 128 << 20 }
+    }
+}
+
+impl Source {
+    /// Opens a source. Its first act is a scan, so that what was there before is known.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(options: &Options) -> Result<Self, OpenError> {
+        let (sender, wire) = mpsc::sync_channel(WAITING_MAX);
+        let stop = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(Counters::default());
+        let started = Started {
+            wire: WireSender(sender.clone()),
+            counters: counters.clone(),
+            interval: options.interval,
+            stop: stop.clone(),
+        };
+        let mut source = Self {
+            name: SourceName::Poll,
+            description: String::new(),
+            wire,
+            interrupter: Interrupter(sender),
+            stop,
+            wake: None,
+            counters,
+            #[cfg(target_os = "linux")]
+            ring: None,
+            receive_buffer_bytes: 0,
+            is_live: true,
+        };
+        match &options.kind {
+            #[cfg(target_os = "linux")]
+            Kind::Auto => match crate::linux::UeventSocket::open(options.receive_buffer_bytes) {
+                Ok(socket) => source.start_uevent(started, socket)?,
+                Err(error) => {
+                    source.start_poll(started)?;
+                    source.description += &format!(" (kernel uevents cannot be received: {error})");
+                }
+            },
+            #[cfg(target_os = "linux")]
+            Kind::Uevent => {
+                let socket = crate::linux::UeventSocket::open(options.receive_buffer_bytes);
+                source.start_uevent(started, socket.map_err(OpenError::Uevent)?)?;
+            }
+            #[cfg(not(target_os = "linux"))]
+            Kind::Uevent => return Err(OpenError::Unavailable(SourceName::Uevent)),
+            #[cfg(not(target_os = "linux"))]
+            Kind::Auto => source.start_poll(started)?,
+            Kind::Poll => source.start_poll(started)?,
+            Kind::Replay(file) => {
+                (source.name, source.is_live) = (SourceName::Replay, false);
+                source.description = format!("the recording {}", file.display());
+                recording::spawn(started, file)?;
+            }
+            Kind::Simulate(simulation) => {
+                source.name = SourceName::Simulate;
+                source.description = format!("{} simulated devices", simulation.devices);
+                simulate::spawn(started, *simulation).map_err(OpenError::Thread)?;
+            }
+        }
+        Ok(source)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_uevent(&mut self, started: Started, socket: crate::linux::UeventSocket) -> Result<(), OpenError> {
+        let granted = socket.buffer_bytes().map_err(OpenError::Uevent)?;
+        let (ring, thread) = crate::linux::spawn(started, socket).map_err(OpenError::Uevent)?;
+        (self.ring, self.wake, self.receive_buffer_bytes) = (Some(ring), Some(thread), granted);
+        self.name = SourceName::Uevent;
+        self.description = format!("kernel uevents, with a receive buffer of {}", binary_size(granted));
+        Ok(())
+    }
+
+    fn start_poll(&mut self, started: Started) -> Result<(), OpenError> {
+        self.description = format!("the bus, every {} ms", started.interval.as_millis());
+        self.wake = Some(poll::spawn(started).map_err(OpenError::Thread)?);
+        Ok(())
+    }
+
+    /// Which source it is.
+    pub fn name(&self) -> SourceName {
+        self.name
+    }
+
+    /// What it listens to, in words.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// The receive buffer the kernel granted, in bytes as it counts them (twice what was asked for); 0 for a
+    /// source without one.
+    pub fn receive_buffer_bytes(&self) -> usize {
+        self.receive_buffer_bytes
+    }
+
+    /// What it has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether its observations are of now, and not of the time of a recording.
+    pub fn is_live(&self) -> bool {
+        self.is_live
+    }
+
+    /// What wakes the taker, from any thread or when a signal came.
+    pub fn interrupter(&self) -> Interrupter {
+        self.interrupter.clone()
+    }
+
+    /// Everything that came of observations up to `number` is written down, and need not be kept for a
+    /// daemon that would have to read it again.
+    pub fn journaled(&self, number: u64) {
+        #[cfg(target_os = "linux")]
+        if let Some(ring) = &self.ring {
+            ring.journaled(number);
+        }
+        let _ = number;
+    }
+
+    /// The next thing out of the source, or nothing within `timeout`.
+    pub fn next(&self, timeout: Duration) -> Option<Wire> {
+        // The source holds a sender itself, so the channel cannot be disconnected.
+        if timeout.is_zero() { self.wire.try_recv().ok() } else { self.wire.recv_timeout(timeout).ok() }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = &self.wake {
+            thread.unpark();
+        }
+    }
+}
+
+impl Interrupter {
+    /// Has the taker return with [`Wire::Interrupted`], behind what is already waiting.
+    pub fn interrupt(&self) {
+        // Nobody to wake is as good as awake.
+        let _ = self.0.send(Wire::Interrupted);
+    }
+}
+
+impl Started {
+    /// Whether the source was dropped.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl WireSender {
+    /// Hands something on, waiting until there is room.
+    pub fn send(&self, wire: Wire) -> Result<(), Closed> {
+        self.0.send(wire).map_err(|_| Closed)
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn binary_size(bytes: usize) -> String {
+    match bytes {
+        0..=1_048_575 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}

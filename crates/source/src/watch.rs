@@ -1,0 +1,144 @@
+//! A source and the device table behind it: observations in, batches of changes out.
+
+use std::io;
+use std::time::Duration;
+
+use autoweave_usb_device::{Change, DeviceTable, Observation, Policy, Reason};
+
+use crate::source::{Source, SourceError, Wire};
+use crate::clock;
+
+/// Observations in a batch, at most. They are written down together, so this bounds what a crash can take
+/// back and how long a commit takes.
+const BATCH_MAX: usize = 512;
+
+/// How long to wait where nothing is due. It only has to be finite.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Watch {
+    source: Source,
+    table: DeviceTable,
+    scan_reason: Reason,
+    last_number: u64,
+}
+
+/// What happened since the batch before.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What has to be written down and told, in order.
+    pub changes: Vec<Change>,
+    /// Whether a scan was among the observations: from the first one on, the table is what is there.
+    pub scanned: bool,
+    /// For each overrun, how many messages were lost, where the operating system says.
+    pub overruns: Vec<Option<u64>>,
+    /// Scans that could not list the bus.
+    pub scan_failures: Vec<io::Error>,
+    /// Whether [`crate::Interrupter::interrupt`] was called.
+    pub interrupted: bool,
+    /// Whether the source is at its end, as a recording or a simulation is.
+    pub ended: bool,
+}
+
+impl Watch {
+    /// Watches `source` with a `table` of what is known from before. What the first scan finds different is
+    /// said to be for `first_scan_reason`.
+    pub fn new(source: Source, table: DeviceTable, first_scan_reason: Reason) -> Self {
+        Self { source, table, scan_reason: first_scan_reason, last_number: 0 }
+    }
+
+    /// Waits for something to happen and returns it with whatever else has happened by then.
+    ///
+    /// # Errors
+    /// The source cannot go on. What it saw before has been returned.
+    pub fn next_batch(&mut self) -> Result<Batch, SourceError> {
+        let mut batch = Batch::default();
+        let mut wait = self.time_to_deadline();
+        for _ in 0..BATCH_MAX {
+            match self.source.next(wait) {
+                Some(Wire::Failed(error)) => return Err(error),
+                Some(wire) => self.take(wire, &mut batch),
+                None => {
+                    self.advance(&mut batch);
+                    break;
+                }
+            }
+            if batch.ended {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(batch)
+    }
+
+    /// The batches so far are written down.
+    pub fn journaled(&self) {
+        let number = self.table.first_pending().map_or(self.last_number, |first| first.saturating_sub(1));
+        self.source.journaled(number);
+    }
+
+    /// Publishes by `policy` from now on; what that changes.
+    pub fn set_policy(&mut self, policy: Policy) -> Vec<Change> {
+        self.table.set_policy(policy, clock::now(), self.source.name())
+    }
+
+    /// The machine was booted since the table was written down; what that changes.
+    pub fn reboot(&mut self) -> Vec<Change> {
+        self.table.reboot(clock::now(), self.source.name())
+    }
+
+    /// Ends every debounce window now; what that changes.
+    pub fn flush(&mut self) -> Vec<Change> {
+        self.table.flush()
+    }
+
+    /// What is connected, as far as it was told.
+    pub fn table(&self) -> &DeviceTable {
+        &self.table
+    }
+
+    /// The source.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    fn take(&mut self, wire: Wire, batch: &mut Batch) {
+        match wire {
+            Wire::Observed(observed) => {
+                self.last_number = self.last_number.max(observed.number);
+                batch.changes.extend(self.table.observe(&observed, self.scan_reason));
+                match observed.observation {
+                    Observation::Scan { .. } => {
+                        batch.scanned = true;
+                        self.scan_reason = Reason::Reconcile;
+                    }
+                    Observation::Overrun { lost } => batch.overruns.push(lost),
+                    _ => {}
+                }
+            }
+            Wire::ScanFailed(error) => batch.scan_failures.push(error),
+            Wire::Interrupted => batch.interrupted = true,
+            Wire::Ended => {
+                batch.ended = true;
+                batch.changes.extend(self.table.flush());
+            }
+            // The caller has taken it out.
+            Wire::Failed(_) => {}
+        }
+    }
+
+    /// A recording's windows end by the recording's clock, with its next observation.
+    fn advance(&mut self, batch: &mut Batch) {
+        if self.source.is_live() {
+            batch.changes.extend(self.table.advance(clock::now().mono_ms));
+        }
+    }
+
+    fn time_to_deadline(&self) -> Duration {
+        let deadline = self.table.next_deadline().filter(|_| self.source.is_live());
+        deadline.map_or(FOREVER, |deadline| {
+            Duration::from_millis(deadline.saturating_sub(clock::now().mono_ms)).min(FOREVER)
+        })
+    }
+}
