@@ -48,7 +48,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  autoweave-usbd devices --tree")]
     Devices(Devices),
     /// Show what the daemon has written down
-    #[command(after_help = "Example:\n  autoweave-usbd events -n 3\n  autoweave-usbd events --since 41 --follow --json")]
+    #[command(
+        after_help = "Example:\n  autoweave-usbd events -n 3\n  autoweave-usbd events --since 41 --follow --json"
+    )]
     Events(Events),
     /// Say what works here and how to mend what does not
     #[command(after_help = "Example:\n  autoweave-usbd check")]
@@ -63,7 +65,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  autoweave-usbd simulate --devices 50 --cycles 20 --rate 0")]
     Simulate(Simulate),
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  autoweave-usbd completions bash > /etc/bash_completion.d/autoweave-usbd")]
+    #[command(
+        after_help = "Example:\n  autoweave-usbd completions bash > /etc/bash_completion.d/autoweave-usbd"
+    )]
     Completions {
         /// The shell
         shell: Shell,

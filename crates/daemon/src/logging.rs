@@ -19,8 +19,10 @@ pub struct Logging {
 
 /// Starts logging. Once in a process.
 pub fn start(log: &Log) -> Logging {
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_WAITING_MAX).finish(io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES_WAITING_MAX)
+        .finish(io::stderr());
     let level = match log.level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -28,7 +30,8 @@ pub fn start(log: &Log) -> Logging {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer.clone());
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer.clone());
     match log.format {
         LogFormat::Text => subscriber.with_ansi(anstream::stderr().is_terminal()).init(),
         LogFormat::Json => subscriber.json().flatten_event(true).init(),

@@ -6,7 +6,6 @@ mod config;
 mod exit;
 mod logging;
 mod pipeline;
-#[path = "/tmp/showstub.rs"]
 mod show;
 mod signals;
 mod stamp;

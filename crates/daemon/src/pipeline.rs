@@ -120,7 +120,11 @@ impl Pipeline {
         &self.journal
     }
 
-    fn commit(&mut self, changes: Vec<Change>, meta: Vec<(&'static str, String)>) -> Result<Vec<Event>, Failure> {
+    fn commit(
+        &mut self,
+        changes: Vec<Change>,
+        meta: Vec<(&'static str, String)>,
+    ) -> Result<Vec<Event>, Failure> {
         if changes.is_empty() && meta.is_empty() {
             return Ok(Vec::new());
         }
@@ -165,7 +169,9 @@ impl Pipeline {
             match self.journal.reopen() {
                 Ok(()) if self.journal.set_aside().is_some() => {
                     tell_set_aside(&self.journal);
-                    return Err(Failure::io("the journal was damaged while it was open; start again with a new one"));
+                    return Err(Failure::io(
+                        "the journal was damaged while it was open; start again with a new one",
+                    ));
                 }
                 Ok(()) => info!("the journal is open again"),
                 Err(error) => warn!("{error}"),
@@ -178,7 +184,10 @@ impl Pipeline {
 pub fn tell_set_aside(journal: &Journal) {
     if let Some(set_aside) = journal.set_aside() {
         let path = set_aside.path.display();
-        error!("journal.db was no usable journal ({}); it is kept as {path} and a new one begun", set_aside.why);
+        error!(
+            "journal.db was no usable journal ({}); it is kept as {path} and a new one begun",
+            set_aside.why
+        );
     }
 }
 
@@ -196,7 +205,8 @@ fn restore(journal: &Journal) -> Result<Vec<Device>, Failure> {
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| Failure::io(format!("an event cannot be written as JSON: {error}")))
+    serde_json::to_string(value)
+        .map_err(|error| Failure::io(format!("an event cannot be written as JSON: {error}")))
 }
 
 struct BootId(Option<String>);

@@ -30,7 +30,8 @@ impl Stamp {
     pub fn event(&mut self, edge: &Edge) -> Event {
         self.last_seq += 1;
         let at = UNIX_EPOCH + Duration::from_millis(edge.timestamp);
-        let id = self.ids.generate_from_datetime(at).unwrap_or_else(|overflow| overflow.commit_overflow_random());
+        let id =
+            self.ids.generate_from_datetime(at).unwrap_or_else(|overflow| overflow.commit_overflow_random());
         Event {
             seq: self.last_seq,
             event_id: id.to_string(),
@@ -49,6 +50,7 @@ impl Stamp {
 /// The configured name of this machine, or its own.
 pub fn host(configured: Option<&String>) -> String {
     configured.cloned().unwrap_or_else(|| {
-        nix::unistd::gethostname().map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
+        nix::unistd::gethostname()
+            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
     })
 }

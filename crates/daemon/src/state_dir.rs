@@ -20,7 +20,9 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     let home = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let state = home("XDG_STATE_HOME").or_else(|| Some(home("HOME")?.join(".local/state")));
     state.map(|state| state.join("autoweave-usb")).ok_or_else(|| {
-        Failure::state("no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir")
+        Failure::state(
+            "no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir",
+        )
     })
 }
 

@@ -105,7 +105,11 @@ pub fn spawn(started: Started, path: &Path) -> Result<(), RecordingError> {
         }
     };
     let thread = thread::Builder::new().name("usb-replay".to_owned()).spawn(run);
-    thread.map(drop).map_err(|error| RecordingError { path: path.to_owned(), line: 0, problem: error.to_string() })
+    thread.map(drop).map_err(|error| RecordingError {
+        path: path.to_owned(),
+        line: 0,
+        problem: error.to_string(),
+    })
 }
 
 struct Lines {
@@ -118,14 +122,18 @@ struct Lines {
 impl Lines {
     fn open(path: &Path) -> Result<Self, RecordingError> {
         let file = File::open(path);
-        let file =
-            file.map_err(|error| RecordingError { path: path.to_owned(), line: 0, problem: error.to_string() })?;
+        let file = file.map_err(|error| RecordingError {
+            path: path.to_owned(),
+            line: 0,
+            problem: error.to_string(),
+        })?;
         let mut lines = Self { path: path.to_owned(), file: BufReader::new(file), line: 0, text: Vec::new() };
         let header = lines.read::<Header>()?;
         match header {
             Some(header) if header.format == FORMAT && header.version == VERSION => Ok(lines),
             Some(Header { format, version, .. }) if format == FORMAT => {
-                Err(lines.problem(format!("version {version} is not known here (this program reads {VERSION})")))
+                Err(lines
+                    .problem(format!("version {version} is not known here (this program reads {VERSION})")))
             }
             _ => Err(lines.problem("not a recording".to_owned())),
         }
@@ -139,11 +147,14 @@ impl Lines {
         self.line += 1;
         self.text.clear();
         let mut limited = (&mut self.file).take(LINE_BYTES_MAX);
-        let bytes = limited.read_until(b'\n', &mut self.text).map_err(|error| self.problem(error.to_string()))?;
+        let bytes =
+            limited.read_until(b'\n', &mut self.text).map_err(|error| self.problem(error.to_string()))?;
         match bytes as u64 {
             0 => Ok(None),
             LINE_BYTES_MAX => Err(self.problem(format!("longer than {LINE_BYTES_MAX} bytes"))),
-            _ => serde_json::from_slice(&self.text).map(Some).map_err(|error| self.problem(error.to_string())),
+            _ => {
+                serde_json::from_slice(&self.text).map(Some).map_err(|error| self.problem(error.to_string()))
+            }
         }
     }
 

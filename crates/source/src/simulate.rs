@@ -113,7 +113,8 @@ mod tests {
     fn no_two_devices_share_a_port_or_an_address() {
         let all: Vec<Reading> = (0..Simulation::DEVICES_MAX).map(|index| device(index, 3)).collect();
         let ports: HashSet<Port> = all.iter().map(|reading| reading.port).collect();
-        let addresses: HashSet<(u8, u8)> = all.iter().map(|reading| (reading.port.bus, reading.address)).collect();
+        let addresses: HashSet<(u8, u8)> =
+            all.iter().map(|reading| (reading.port.bus, reading.address)).collect();
         assert_eq!((ports.len(), addresses.len()), (all.len(), all.len()));
         assert!(all.iter().all(|reading| (2..=127).contains(&reading.address)));
     }

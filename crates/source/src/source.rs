@@ -190,7 +190,11 @@ impl Source {
     }
 
     #[cfg(target_os = "linux")]
-    fn start_uevent(&mut self, started: Started, socket: crate::linux::UeventSocket) -> Result<(), OpenError> {
+    fn start_uevent(
+        &mut self,
+        started: Started,
+        socket: crate::linux::UeventSocket,
+    ) -> Result<(), OpenError> {
         let granted = socket.buffer_bytes().map_err(OpenError::Uevent)?;
         let (ring, thread) = crate::linux::spawn(started, socket).map_err(OpenError::Uevent)?;
         (self.ring, self.wake, self.receive_buffer_bytes) = (Some(ring), Some(thread), granted);

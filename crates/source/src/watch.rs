@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use autoweave_usb_device::{Change, DeviceTable, Observation, Policy, Reason};
 
-use crate::source::{Source, SourceError, Wire};
 use crate::clock;
+use crate::source::{Source, SourceError, Wire};
 
 /// Observations in a batch, at most. They are written down together, so this bounds what a crash can take
 /// back and how long a commit takes.

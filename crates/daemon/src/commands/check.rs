@@ -15,7 +15,7 @@ use crate::{show, state_dir};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-pub struct Finding {
+struct Finding {
     /// What was looked at.
     what: &'static str,
     /// Whether the daemon can do its job with it.
@@ -27,11 +27,15 @@ pub struct Finding {
     mend: String,
 }
 
+/// How well it works.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
+    /// As it should.
     Ok,
+    /// Not as well as it could; the daemon does its job.
     Warn,
+    /// The daemon cannot do its job.
     Fail,
 }
 
@@ -39,7 +43,12 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
     let loaded = super::load(common, None)?;
     let mut findings = vec![configuration(&loaded)];
     findings.extend(loaded.without_effect().map(|(key, origin)| {
-        finding("config", Outcome::Warn, format!("{origin}: `{key}` is set"), "this version does not use it yet")
+        finding(
+            "config",
+            Outcome::Warn,
+            format!("{origin}: `{key}` is set"),
+            "this version does not use it yet",
+        )
     }));
     findings.push(bus());
     findings.push(uevents(&loaded));
@@ -61,7 +70,12 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
     Ok(())
 }
 
-fn finding(what: &'static str, outcome: Outcome, found: impl Into<String>, mend: impl Into<String>) -> Finding {
+fn finding(
+    what: &'static str,
+    outcome: Outcome,
+    found: impl Into<String>,
+    mend: impl Into<String>,
+) -> Finding {
     Finding { what, outcome, found: found.into(), mend: mend.into() }
 }
 
@@ -87,22 +101,32 @@ fn bus() -> Finding {
         Ok((readings, unread)) => {
             let ports: Vec<String> = unread.iter().map(ToString::to_string).collect();
             let found = format!("sysfs shows {} devices, not readable: {}", readings.len(), ports.join(", "));
-            finding("bus", Outcome::Warn, found, "look at the kernel log; the daemon tries them again at every scan")
+            finding(
+                "bus",
+                Outcome::Warn,
+                found,
+                "look at the kernel log; the daemon tries them again at every scan",
+            )
         }
-        Err(error) => finding("bus", Outcome::Fail, format!("sysfs cannot be read: {error}"), "mount sysfs on /sys"),
+        Err(error) => {
+            finding("bus", Outcome::Fail, format!("sysfs cannot be read: {error}"), "mount sysfs on /sys")
+        }
     }
 }
 
 fn uevents(loaded: &Loaded) -> Finding {
     let asked = loaded.config.source.receive_buffer_bytes;
     let bytes = usize::try_from(asked).unwrap_or(usize::MAX);
-    let options = Options { kind: Kind::Uevent, interval: Duration::from_secs(3600), receive_buffer_bytes: bytes };
+    let options =
+        Options { kind: Kind::Uevent, interval: Duration::from_secs(3600), receive_buffer_bytes: bytes };
     match Source::open(&options) {
         Ok(source) if source.receive_buffer_bytes() / 2 < bytes => finding(
             "uevents",
             Outcome::Warn,
             source.description(),
-            format!("to get the {asked} bytes asked for: CAP_NET_ADMIN, or sysctl -w net.core.rmem_max={asked}"),
+            format!(
+                "to get the {asked} bytes asked for: CAP_NET_ADMIN, or sysctl -w net.core.rmem_max={asked}"
+            ),
         ),
         Ok(source) => finding("uevents", Outcome::Ok, source.description(), ""),
         Err(error) => {
@@ -125,11 +149,15 @@ fn boot_id() -> Finding {
 
 fn journal(directory: &Path) -> Finding {
     let place = directory.display();
-    let read = Reader::open(directory).and_then(|mut reader| Ok((reader.last_seq()?, reader.devices()?.len())));
+    let read =
+        Reader::open(directory).and_then(|mut reader| Ok((reader.last_seq()?, reader.devices()?.len())));
     match read {
-        Ok((last_seq, devices)) => {
-            finding("journal", Outcome::Ok, format!("{place}: last event {last_seq}, {devices} devices connected"), "")
-        }
+        Ok((last_seq, devices)) => finding(
+            "journal",
+            Outcome::Ok,
+            format!("{place}: last event {last_seq}, {devices} devices connected"),
+            "",
+        ),
         Err(ReadError::Missing { .. }) => {
             finding("journal", Outcome::Ok, format!("{place}: none yet; the daemon makes it"), "")
         }

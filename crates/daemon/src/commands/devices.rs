@@ -11,8 +11,8 @@ use crate::show;
 
 pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
     let config = super::load(common, None)?.config;
-    let (readings, unread) =
-        enumerate().map_err(|error| Failure::unavailable(format!("the USB bus cannot be listed: {error}")))?;
+    let (readings, unread) = enumerate()
+        .map_err(|error| Failure::unavailable(format!("the USB bus cannot be listed: {error}")))?;
     // The table gives each device the name it goes by in events.
     let mut table = DeviceTable::new(Policy { filters: config.filters, debounce_ms: 0 });
     let observation = Observation::Scan { readings, except: BTreeSet::new() };
@@ -27,8 +27,18 @@ pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
     }
     if devices.is_empty() && !has_usb() {
         anstream::eprintln!("this machine has no USB bus; try `autoweave-usbd simulate --json`");
+        return Ok(());
     }
-    let width = show::terminal_width();
-    let text = if arguments.tree { show::devices_tree(&devices, width) } else { show::devices_table(&devices, width) };
-    super::print_line(text.trim_end())
+    let width = terminal_width();
+    let text = if arguments.tree {
+        show::devices_tree(&devices, width)
+    } else {
+        show::devices_table(&devices, width)
+    };
+    super::print_line(&text)
+}
+
+/// The columns of the terminal on stdout; none where it is no terminal, and nothing has to be cut.
+fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0))
 }

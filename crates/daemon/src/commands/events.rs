@@ -60,7 +60,11 @@ impl Out<'_> {
             let rows = self.reader.since(since, limit).map_err(Failure::io)?;
             let (Some(first), Some(last)) = (rows.first(), rows.last()) else { break };
             if first.seq > since + 1 {
-                anstream::eprintln!("autoweave-usbd: events {} to {} are no longer kept", since + 1, first.seq - 1);
+                anstream::eprintln!(
+                    "autoweave-usbd: events {} to {} are no longer kept",
+                    since + 1,
+                    first.seq - 1
+                );
             }
             (since, self.last) = (last.seq, last.seq);
             count -= rows.len() as u64;

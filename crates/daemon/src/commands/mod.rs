@@ -1,12 +1,14 @@
 //! One file a command.
 
-pub mod check;
+mod check;
 mod devices;
 mod events;
 mod record;
 mod run;
 mod simulate;
 mod watch;
+
+pub use check::Outcome;
 
 use std::env;
 use std::io::{self, Write};
@@ -64,9 +66,11 @@ fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
         ("log.format", common.log_format.as_deref(), "--log-format"),
         ("source.chain", source, "--source"),
     ];
-    let flags = given.into_iter().filter_map(|(key, value, flag)| Some((key, value?.to_owned(), flag))).collect();
+    let flags =
+        given.into_iter().filter_map(|(key, value, flag)| Some((key, value?.to_owned(), flag))).collect();
     let search_paths = config::search_paths(&env);
-    config::load(&config::Sources { file: common.config.clone(), env, flags, search_paths }).map_err(Failure::usage)
+    config::load(&config::Sources { file: common.config.clone(), env, flags, search_paths })
+        .map_err(Failure::usage)
 }
 
 /// The source the configuration asks for: the first of the chain that this version has.
@@ -79,7 +83,8 @@ fn source_options(config: &Config) -> Result<Options, Failure> {
                 SourceName::Poll => Some(Kind::Poll),
                 SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
             });
-            let none = || Failure::unavailable("source.chain: this version has only the sources uevent and poll");
+            let none =
+                || Failure::unavailable("source.chain: this version has only the sources uevent and poll");
             known.ok_or_else(none)?
         }
     };

@@ -68,7 +68,9 @@ impl Daemon {
         let devices: Vec<&Device> = self.pipeline.watch().table().devices().map(AsRef::as_ref).collect();
         info!("watching {}", source.description());
         if devices.is_empty() && !has_usb() {
-            info!("this machine has no USB bus; `autoweave-usbd simulate` shows what the daemon does with one");
+            info!(
+                "this machine has no USB bus; `autoweave-usbd simulate` shows what the daemon does with one"
+            );
         } else {
             info!("connected: {}; see `autoweave-usbd devices --tree`", show::summary(&devices));
         }
@@ -80,7 +82,10 @@ impl Daemon {
     fn report(&self, batch: &Batch) {
         for lost in &batch.overruns {
             let usb_source_overruns_total = self.counter("overruns");
-            warn!(usb_source_overruns_total, lost, "the kernel dropped messages; the bus is scanned for what was lost");
+            warn!(
+                usb_source_overruns_total,
+                lost, "the kernel dropped messages; the bus is scanned for what was lost"
+            );
         }
         for failure in &batch.scan_failures {
             error!("the bus cannot be scanned: {failure}; what is known of it stands");
@@ -106,7 +111,9 @@ impl Daemon {
         applied.filters.clone_from(&loaded.config.filters);
         applied.performance.debounce = loaded.config.performance.debounce;
         if applied != loaded.config {
-            warn!("the configuration was reloaded; what changed besides filters and debounce_ms needs a restart");
+            warn!(
+                "the configuration was reloaded; what changed besides filters and debounce_ms needs a restart"
+            );
         } else {
             info!("the configuration was reloaded");
         }

@@ -24,11 +24,10 @@ pub fn run(common: &Common, arguments: &Watch) -> Result<(), Failure> {
         if edge.reason == Reason::Coldplug {
             continue;
         }
-        let event = stamp.event(&edge);
         if arguments.json {
-            super::print_json(&event)?;
+            super::print_json(&stamp.event(&edge))?;
         } else {
-            super::print_line(&show::event_line(&event))?;
+            super::print_line(&show::edge_line(&edge))?;
         }
     }
     Ok(())

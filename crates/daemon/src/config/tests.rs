@@ -336,7 +336,7 @@ fn ids_are_integers_or_hex_strings() {
     let from_env = |list| config("", &[(name, list)]).filters.vendor_whitelist;
     assert_eq!(from_env("1133, 0x046D,046d"), [0x046d]);
     assert_eq!(from_env("0x1038,0461,5ac,0"), [0, 0x0461, 0x05ac, 0x1038]);
-    assert_eq!(config("filters.vendor_whitelist = [1]", &[(name, "")]).filters.vendor_whitelist, []);
+    assert_eq!(config("filters.vendor_whitelist = [1]", &[(name, "")]).filters.vendor_whitelist, [0u16; 0]);
     assert_eq!(config("filters.vendor_whitelist = ['1133']", &[]).filters.vendor_whitelist, [0x1133]);
     for bad in ["xyz", "0x", "12345f", "+1f", "-1f", "0x+1"] {
         let message = format!(

@@ -4,6 +4,9 @@ use super::text::Span;
 
 const GAP: usize = 2;
 
+/// What one overlong text may cost all rows where no width is asked for.
+const CELL_WIDTH_MAX: usize = 64;
+
 /// A cell: spans that follow one another.
 pub type Cell = Vec<Span>;
 
@@ -28,8 +31,10 @@ impl<const N: usize> Layout<N> {
     }
 
     fn widths(&self, rows: &[[Cell; N]], width: Option<usize>) -> [usize; N] {
-        let natural: [usize; N] =
-            std::array::from_fn(|column| rows.iter().map(|row| cell_width(&row[column])).max().unwrap_or(0));
+        let natural: [usize; N] = std::array::from_fn(|column| {
+            let widest = rows.iter().map(|row| cell_width(&row[column])).max();
+            widest.unwrap_or(0).min(CELL_WIDTH_MAX)
+        });
         let Some(width) = width else { return natural };
         let mut widths = natural;
         for &(column, narrowest) in self.shrink {

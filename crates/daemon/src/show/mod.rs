@@ -18,7 +18,11 @@ use std::collections::BTreeSet;
 use anstyle::{AnsiColor, Style};
 use autoweave_usb_device::Device;
 
+use crate::commands::Outcome;
+use text::Span;
+
 pub use event::{edge_line, event_line};
+pub use names::name;
 pub use table::devices_table;
 pub use tree::devices_tree;
 
@@ -27,8 +31,10 @@ const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
 
-const NO_DEVICES: &str = "No USB devices here. If one is plugged in, `autoweave-usbd check` tells what is wrong.";
+const NO_DEVICES: &str =
+    "No USB devices here. If one is plugged in, `autoweave-usbd check` tells what is wrong.";
 
 /// How many devices there are: `3 devices on 2 buses (hubs not counted), 4 hubs`.
 pub fn summary(devices: &[&Device]) -> String {
@@ -43,6 +49,18 @@ pub fn summary(devices: &[&Device]) -> String {
         0 => format!("{others} on {buses}"),
         _ => format!("{others} on {buses} (hubs not counted), {}", counted(hubs, "hub", "hubs")),
     }
+}
+
+/// What `check` looked at, how it is, and on a line of its own how to mend it.
+pub fn finding(outcome: Outcome, what: &str, found: &str, mend: &str) -> String {
+    let (style, word) = match outcome {
+        Outcome::Ok => (GREEN, "ok"),
+        Outcome::Warn => (YELLOW, "warn"),
+        Outcome::Fail => (RED, "fail"),
+    };
+    let word = Span::new(style, &format!("{word:4}"));
+    let line = format!("{word}  {}  {}", Span::new(BOLD, &format!("{what:7}")), Span::new(PLAIN, found));
+    if mend.is_empty() { line } else { format!("{line}\n{:15}{}", "", Span::new(DIM, mend)) }
 }
 
 fn counted(count: usize, one: &str, many: &str) -> String {

@@ -10,8 +10,9 @@ const CLASS_HUB: u8 = 0x09;
 const CLASS_MISCELLANEOUS: u8 = 0xef;
 
 /// What companies put behind their name in the list of ids.
-const LEGAL_FORMS: [&str; 12] =
-    ["AG", "Co", "Company", "Corp", "Corporation", "GmbH", "Inc", "Incorporated", "LLC", "Limited", "Ltd", "Pte"];
+const LEGAL_FORMS: [&str; 10] =
+    ["AG", "Co", "Corp", "Corporation", "GmbH", "Inc", "Limited", "LLC", "Ltd", "Pte"];
+const SEPARATORS: [char; 3] = [' ', ',', '.'];
 
 /// Maker and product, as the device says or else as the list of USB ids knows them.
 pub fn name(device: &Device) -> String {
@@ -22,7 +23,11 @@ pub fn name(device: &Device) -> String {
     }
     let vendor = own(&device.manufacturer).map_or_else(|| known_vendor(device.vendor_id), str::to_owned);
     let product = product.map_or_else(|| known_product(device), str::to_owned);
-    if begins_with_word(&product, without_legal_form(&vendor)) { product } else { format!("{vendor} {product}") }
+    if begins_with_word(&product, without_legal_form(&vendor)) {
+        product
+    } else {
+        format!("{vendor} {product}")
+    }
 }
 
 /// The serial number, if there is something to see in it.
@@ -87,19 +92,15 @@ fn known_product(device: &Device) -> String {
 
 /// `Logitech` of `Logitech, Inc.`
 fn without_legal_form(vendor: &str) -> &str {
-    let is_separator = |character: char| character == ' ' || character == ',' || character == '.';
     let mut short = vendor;
-    loop {
-        let trimmed = short.trim_end_matches(is_separator);
-        let form = LEGAL_FORMS.iter().find_map(|form| {
-            trimmed.strip_suffix(form).filter(|rest| rest.ends_with(is_separator) && !rest.trim().is_empty())
-        });
-        match form {
-            Some(rest) => short = rest,
-            None if short == vendor => return vendor,
-            None => return trimmed,
+    while let Some((rest, last)) = short.trim_end_matches(SEPARATORS).rsplit_once(SEPARATORS) {
+        let rest = rest.trim_end_matches(SEPARATORS);
+        if rest.is_empty() || !LEGAL_FORMS.iter().any(|form| form.eq_ignore_ascii_case(last)) {
+            break;
         }
+        short = rest;
     }
+    short
 }
 
 fn begins_with_word(text: &str, word: &str) -> bool {
@@ -160,4 +161,102 @@ fn class_name(class: u8) -> String {
         }
     };
     short.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::device;
+    use super::*;
+
+    #[test]
+    fn a_device_is_named_by_itself_then_by_the_list_of_ids_and_never_twice() {
+        for (ids, manufacturer, product, expected) in [
+            ((0x046d, 0xc52b), "Logitech", "USB Receiver", "Logitech USB Receiver"),
+            ((0x046d, 0xc52b), "", "", "Logitech Unifying Receiver"),
+            ((0x046d, 0xfffe), "", "", "Logitech Device fffe"),
+            ((0xfff1, 0x0001), "", "", "Vendor fff1 Device 0001"),
+            ((0xfff1, 0x0001), "Acme", "", "Acme Device 0001"),
+            ((0x046d, 0xfffe), "", "G Pro", "Logitech G Pro"),
+            ((0x046d, 0xc52b), "Logitech", "Logitech Receiver", "Logitech Receiver"),
+            ((0x046d, 0xc52b), "LOGITECH, INC.", "Logitech Receiver", "Logitech Receiver"),
+            ((0x046d, 0xc52b), "", "Logitech Receiver", "Logitech Receiver"),
+            ((0x046d, 0xc52b), "Logitech", "Logitech", "Logitech"),
+            ((0x03f0, 0x0001), "HP", "HPC Probe", "HP HPC Probe"),
+            ((0x046d, 0xc52b), " Logitech  ", "Receiver   ", "Logitech Receiver"),
+            ((0x046d, 0xc52b), "   ", "  ", "Logitech Unifying Receiver"),
+            ((0x2717, 0x5001), "小米", "小米无线接收器", "小米 小米无线接收器"),
+            ((0x2717, 0x5001), "小米", "小米 Receiver", "小米 Receiver"),
+        ] {
+            let device = device("1-1", ids, (0, "12"), [manufacturer, product, ""], &[]);
+            assert_eq!(name(&device), expected);
+        }
+    }
+
+    #[test]
+    fn a_root_hub_goes_without_the_kernels_version() {
+        let root =
+            |product| device("usb1", (0x1d6b, 2), (9, "480"), ["Linux 6.8.0 xhci-hcd", product, ""], &[]);
+        assert_eq!(name(&root("xHCI Host Controller")), "xHCI Host Controller");
+        let silent = device("usb1", (0x1d6b, 2), (9, "480"), ["", "", ""], &[]);
+        assert_eq!(name(&silent), "Linux Foundation 2.0 root hub");
+    }
+
+    #[test]
+    fn companies_lose_their_legal_form() {
+        for (vendor, short) in [
+            ("Logitech, Inc.", "Logitech"),
+            ("Chicony Electronics Co., Ltd", "Chicony Electronics"),
+            ("Intel Corp.", "Intel"),
+            ("Silicon Labs", "Silicon Labs"),
+            ("Inc.", "Inc."),
+            ("Co. Ltd.", "Co"),
+            (".,", ".,"),
+        ] {
+            assert_eq!(without_legal_form(vendor), short);
+        }
+    }
+
+    #[test]
+    fn speeds_have_the_unit_that_keeps_them_short() {
+        for (mbps, expected) in [
+            ("1.5", "1.5 Mb/s"),
+            ("12", "12 Mb/s"),
+            ("480", "480 Mb/s"),
+            ("5000", "5 Gb/s"),
+            ("20000", "20 Gb/s"),
+            ("2500", "2.5 Gb/s"),
+            ("unknown", ""),
+        ] {
+            assert_eq!(speed(&device("1-1", (1, 1), (0, mbps), ["", "", ""], &[])), expected);
+        }
+    }
+
+    #[test]
+    fn the_class_is_the_devices_or_that_of_its_interfaces() {
+        let cases: [(u8, &[u8], &str); 9] = [
+            (0x09, &[9], "hub"),
+            (0xff, &[3, 8], "vendor"),
+            (0x00, &[3, 1, 3], "HID ×2, audio"),
+            (0xef, &[14, 14, 1], "video ×2, audio"),
+            (0xef, &[], "miscellaneous"),
+            (0x00, &[], ""),
+            (0x00, &[0x3c], "I3C"),
+            (0x00, &[0x77], "class 77"),
+            (0x00, &[0x00, 0x0a], "class 00, CDC data"),
+        ];
+        for (class_code, interfaces, expected) in cases {
+            let interfaces: Vec<(u8, &str)> = interfaces.iter().map(|class| (*class, "")).collect();
+            assert_eq!(
+                class(&device("1-1", (1, 1), (class_code, "12"), ["", "", ""], &interfaces)),
+                expected
+            );
+        }
+    }
+
+    #[test]
+    fn a_driver_is_named_once() {
+        let interfaces = [(3, "usbhid"), (3, ""), (1, "snd-usb-audio"), (3, "usbhid")];
+        let device = device("1-1", (1, 1), (0, "12"), ["", "", ""], &interfaces);
+        assert_eq!(drivers(&device), "usbhid, snd-usb-audio");
+    }
 }

@@ -7,6 +7,7 @@ use super::text::Span;
 use super::{BOLD, DIM, NO_DEVICES, PLAIN, names};
 
 const HEADER: [&str; 7] = ["PORT", "ID", "SPEED", "CLASS", "DEVICE", "SERIAL", "DRIVERS"];
+const PORT: usize = 0;
 const ID: usize = 1;
 const SPEED: usize = 2;
 const CLASS: usize = 3;
@@ -18,18 +19,19 @@ const LAYOUT: Layout<7> = Layout {
     right_aligned: &[SPEED],
     shrink: &[
         (DEVICE, 28),
-        (SERIAL, 12),
         (DRIVERS, 12),
         (CLASS, 12),
+        (SERIAL, 12),
         (DEVICE, 20),
-        (SERIAL, 8),
         (DRIVERS, 8),
         (CLASS, 8),
+        (SERIAL, 8),
         (DRIVERS, 0),
         (SERIAL, 0),
         (CLASS, 0),
         (SPEED, 0),
         (ID, 0),
+        (PORT, 1),
         (DEVICE, 1),
     ],
     main: DEVICE,

@@ -9,6 +9,7 @@ use super::text::Span;
 use super::{BOLD, DIM, NO_DEVICES, PLAIN, names};
 
 const NAME: usize = 0;
+const PORT: usize = 1;
 const ID: usize = 2;
 const SPEED: usize = 3;
 const CLASS: usize = 4;
@@ -18,13 +19,14 @@ const LAYOUT: Layout<6> = Layout {
     right_aligned: &[SPEED],
     shrink: &[
         (NAME, 36),
-        (DRIVERS, 10),
-        (CLASS, 10),
+        (DRIVERS, 8),
+        (CLASS, 8),
         (NAME, 26),
         (DRIVERS, 0),
         (CLASS, 0),
         (SPEED, 0),
         (ID, 0),
+        (PORT, 0),
         (NAME, 1),
     ],
     main: NAME,
@@ -49,6 +51,9 @@ pub fn devices_tree(devices: &[&Device], width: Option<usize>) -> String {
     }
     let mut rows = Vec::new();
     for bus in buses {
+        if !rows.is_empty() {
+            rows.push(Default::default());
+        }
         let root = Port::root(bus);
         rows.push(bus_row(bus, by_port.get(&root).copied()));
         branches(root, "", &children, &mut rows);
@@ -59,18 +64,24 @@ pub fn devices_tree(devices: &[&Device], width: Option<usize>) -> String {
 fn branches(hub: Port, indent: &str, children: &Children<'_>, rows: &mut Vec<[Cell; 6]>) {
     let below = children.get(&hub).map_or(&[][..], Vec::as_slice);
     for (position, device) in below.iter().enumerate() {
-        let (branch, continued) = if position + 1 == below.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        rows.push(row(Span::new(DIM, &format!("{indent}{branch}")), Some(device)));
+        let (branch, continued) =
+            if position + 1 == below.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        rows.push(row(Span::new(DIM, &format!("{indent}{branch}")), device));
         branches(device.port(), &format!("{indent}{continued}"), children, rows);
     }
 }
 
 fn bus_row(bus: u8, root_hub: Option<&Device>) -> [Cell; 6] {
-    row(Span::new(PLAIN, &format!("Bus {bus}  ")), root_hub)
+    let bus = format!("Bus {bus}");
+    match root_hub {
+        Some(root_hub) => row(Span::new(PLAIN, &format!("{bus}  ")), root_hub),
+        None => {
+            std::array::from_fn(|column| if column == NAME { vec![Span::new(PLAIN, &bus)] } else { vec![] })
+        }
+    }
 }
 
-fn row(before: Span, device: Option<&Device>) -> [Cell; 6] {
-    let Some(device) = device else { return [vec![before], vec![], vec![], vec![], vec![], vec![]] };
+fn row(before: Span, device: &Device) -> [Cell; 6] {
     [
         vec![before, Span::new(BOLD, &names::name(device))],
         vec![Span::new(DIM, &device.port().to_string())],

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, UnixCredentials,
-    bind, recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
+    UnixCredentials, bind, recvmsg, setsockopt, socket, sockopt,
 };
 
 /// What the kernel itself sends, at once; group 2 is udevd's repetition after its rules have run.
@@ -85,9 +85,9 @@ impl UeventSocket {
         // network's user namespace has the kernel broadcast: they bear its pid but root's uid, and that
         // process could plug real devices as well.
         let from_kernel = message.address.is_some_and(|address| address.pid() == 0);
-        let from_root = message
-            .cmsgs()?
-            .any(|control| matches!(control, ControlMessageOwned::ScmCredentials(sender) if sender.uid() == 0));
+        let from_root = message.cmsgs()?.any(
+            |control| matches!(control, ControlMessageOwned::ScmCredentials(sender) if sender.uid() == 0),
+        );
         Ok(match (from_kernel && from_root, message.flags.contains(MsgFlags::MSG_TRUNC)) {
             (false, _) => Received::Foreign,
             (true, true) => Received::Truncated,
@@ -101,7 +101,9 @@ impl UeventSocket {
         let table = std::fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
         // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
         let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        columns.filter(|columns| columns.get(9) == Some(&inode.as_str())).find_map(|columns| columns[8].parse().ok())
+        columns
+            .filter(|columns| columns.get(9) == Some(&inode.as_str()))
+            .find_map(|columns| columns[8].parse().ok())
     }
 }
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
 
-use super::readers::{Done, Job, Readers};
 use super::netlink::UeventSocket;
+use super::readers::{Done, Job, Readers};
 use super::receiver::Receiver;
 use super::ring::{Content, RawMessage, Ring};
 use super::sysfs::{Sysfs, Unread};
@@ -62,7 +62,11 @@ struct Slot {
 enum Pending {
     Ready(Observation),
     /// A device is being read; until then, this is what is known of it.
-    Reading { bare: Box<Reading>, deadline: Instant, fallback: Fallback },
+    Reading {
+        bare: Box<Reading>,
+        deadline: Instant,
+        fallback: Fallback,
+    },
     /// It led to nothing.
     Nothing,
 }
@@ -79,10 +83,15 @@ enum Fallback {
 enum Scan {
     Idle,
     /// Waiting for the edges before it.
-    Opening { ticket: u64 },
+    Opening {
+        ticket: u64,
+    },
     Reading(Listing),
     /// Waiting for the edges that came meanwhile.
-    Closing { ticket: u64, listing: Listing },
+    Closing {
+        ticket: u64,
+        listing: Listing,
+    },
 }
 
 #[derive(Default)]
@@ -186,7 +195,14 @@ impl Observer {
         self.next_scan = Instant::now();
     }
 
-    fn start_reading(&mut self, number: u64, at: Moment, devpath: &str, bare: Box<Reading>, fallback: Fallback) {
+    fn start_reading(
+        &mut self,
+        number: u64,
+        at: Moment,
+        devpath: &str,
+        bare: Box<Reading>,
+        fallback: Fallback,
+    ) {
         let ticket = self.first_ticket + self.slots.len() as u64;
         let deadline = Instant::now() + READ_LIMIT;
         self.readers.announced(ticket, devpath, &bare, deadline);
@@ -264,7 +280,9 @@ impl Observer {
             Scan::Idle if Instant::now() >= self.next_scan => Scan::Opening { ticket: self.ask_drain() },
             Scan::Opening { ticket } if self.receiver.ring.drained(ticket) => self.list(),
             Scan::Reading(listing) => self.read_on(listing),
-            Scan::Closing { ticket, listing } if self.receiver.ring.drained(ticket) => self.close_scan(listing),
+            Scan::Closing { ticket, listing } if self.receiver.ring.drained(ticket) => {
+                self.close_scan(listing)
+            }
             unchanged => unchanged,
         };
     }
@@ -331,7 +349,8 @@ impl Observer {
         let again = !touched.is_empty();
         let interval = self.started.interval;
         self.next_scan = Instant::now() + if again { self.rescan_pause.min(interval) } else { interval };
-        self.rescan_pause = if again { self.rescan_pause.saturating_mul(2).min(interval) } else { RESCAN_PAUSE };
+        self.rescan_pause =
+            if again { self.rescan_pause.saturating_mul(2).min(interval) } else { RESCAN_PAUSE };
         unread.extend(touched);
         let observation = Observation::Scan { readings, except: unread };
         self.push(self.receiver.ring.taken(), clock::now(), Pending::Ready(observation));

@@ -54,7 +54,8 @@ impl Readers {
         let (results, done) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for index in 0..THREADS {
-            let (sysfs, observer, queue, results) = (sysfs.clone(), observer.clone(), queue.clone(), results.clone());
+            let (sysfs, observer, queue, results) =
+                (sysfs.clone(), observer.clone(), queue.clone(), results.clone());
             thread::Builder::new().name(format!("usb-read-{index}")).spawn(move || {
                 while let Some(done) = next_job(&queue).map(|job| run(&sysfs, job)) {
                     if results.send(done).is_err() {

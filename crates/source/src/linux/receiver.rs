@@ -73,7 +73,9 @@ impl Run {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         loop {
             let content = match self.socket.receive(&mut buffer)? {
-                Received::Message(bytes) if uevent::is_usb(&buffer[..bytes]) => Content::Uevent(buffer[..bytes].into()),
+                Received::Message(bytes) if uevent::is_usb(&buffer[..bytes]) => {
+                    Content::Uevent(buffer[..bytes].into())
+                }
                 Received::Message(_) => continue,
                 Received::Foreign => {
                     Counters::add(&self.counters.foreign, 1);

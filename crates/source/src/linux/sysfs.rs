@@ -86,7 +86,11 @@ impl Sysfs {
 
     /// No `bus/usb` means no USB only where there is a sysfs with buses to look at.
     fn without_usb(&self, error: io::Error) -> io::Result<Vec<Port>> {
-        if self.root.join("bus").is_dir() || self.root.join("kernel").is_dir() { Ok(Vec::new()) } else { Err(error) }
+        if self.root.join("bus").is_dir() || self.root.join("kernel").is_dir() {
+            Ok(Vec::new())
+        } else {
+            Err(error)
+        }
     }
 }
 
@@ -97,7 +101,8 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
     let not_there = || if directory.exists() { Unread::NotReady } else { Unread::Gone };
 
     let address = byte("devnum", 10).ok_or_else(not_there)?;
-    let (vendor_id, product_id) = number("idVendor", 16).zip(number("idProduct", 16)).ok_or_else(not_there)?;
+    let (vendor_id, product_id) =
+        number("idVendor", 16).zip(number("idProduct", 16)).ok_or_else(not_there)?;
     let descriptors = read_attribute(&directory.join("descriptors"), DESCRIPTORS_BYTES_MAX);
     let reading = Reading {
         class: byte("bDeviceClass", 16),
@@ -211,9 +216,7 @@ mod tests {
         tree.set("speed", b"480\n");
         tree.set("bDeviceClass", b"ef\n");
         tree.set("bConfigurationValue", b"\n");
-        for (name, value) in
-            [("Number", "02"), ("Class", "03"), ("SubClass", "01"), ("Protocol", "02")]
-        {
+        for (name, value) in [("Number", "02"), ("Class", "03"), ("SubClass", "01"), ("Protocol", "02")] {
             tree.set(&format!("1-1:1.2/bInterface{name}"), value.as_bytes());
         }
         let reading = tree.read().unwrap();

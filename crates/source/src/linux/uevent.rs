@@ -101,7 +101,9 @@ impl<'a> Message<'a> {
         let synthetic = self.field("SYNTH_UUID").is_some();
         match action {
             "add" if !synthetic => Ok(Uevent::Added { devpath: self.safe_devpath()?, bare: self.bare()? }),
-            "remove" if !synthetic => Ok(Uevent::Removed { port: self.port()?, address: self.address().ok() }),
+            "remove" if !synthetic => {
+                Ok(Uevent::Removed { port: self.port()?, address: self.address().ok() })
+            }
             "add" | "remove" | "bind" | "change" => {
                 Ok(Uevent::Changed { devpath: self.safe_devpath()?, bare: self.bare()? })
             }
@@ -157,7 +159,8 @@ mod tests {
     use proptest::prelude::*;
 
     const HUB: &str = "/devices/pci0000:00/0000:00:14.0/usb1/1-1";
-    const DEVICE: &str = "SUBSYSTEM=usb DEVTYPE=usb_device PRODUCT=46d/c52b/1201 TYPE=239/2/1 BUSNUM=001 DEVNUM=005";
+    const DEVICE: &str =
+        "SUBSYSTEM=usb DEVTYPE=usb_device PRODUCT=46d/c52b/1201 TYPE=239/2/1 BUSNUM=001 DEVNUM=005";
 
     fn message(header: &str, fields: &str) -> Vec<u8> {
         format!("{header} {fields} SEQNUM=12").replace(' ', "\0").into_bytes()
@@ -187,7 +190,10 @@ mod tests {
     fn an_interface_is_bound_and_let_go() {
         let fields = "SUBSYSTEM=usb DEVTYPE=usb_interface DRIVER=usbhid";
         let bind = message(&format!("bind@{HUB}/1-1:1.12"), fields);
-        assert_eq!(parse(&bind), Ok(Uevent::Bound { port: port("1-1"), interface: 12, driver: Some("usbhid") }));
+        assert_eq!(
+            parse(&bind),
+            Ok(Uevent::Bound { port: port("1-1"), interface: 12, driver: Some("usbhid") })
+        );
         let unbind = message(&format!("unbind@{HUB}/1-1:1.12"), fields);
         assert_eq!(parse(&unbind), Ok(Uevent::Bound { port: port("1-1"), interface: 12, driver: None }));
         assert_eq!(parse(&message(&format!("add@{HUB}/1-1:1.12"), fields)), Ok(Uevent::Other));
@@ -208,7 +214,10 @@ mod tests {
         let add = format!("add@{HUB}");
         check(message(&add, "DEVTYPE=usb_device TYPE=0/0/0 DEVNUM=005"), UeventError::Field("PRODUCT"));
         check(message(&add, "DEVTYPE=usb_device PRODUCT=46d DEVNUM=005"), UeventError::Field("PRODUCT"));
-        check(message(&add, "DEVTYPE=usb_device PRODUCT=46d/fffff/0 DEVNUM=005"), UeventError::Field("PRODUCT"));
+        check(
+            message(&add, "DEVTYPE=usb_device PRODUCT=46d/fffff/0 DEVNUM=005"),
+            UeventError::Field("PRODUCT"),
+        );
         check(message(&add, "DEVTYPE=usb_device PRODUCT=1/2/3 DEVNUM=256"), UeventError::Field("DEVNUM"));
         check(message(&add, "DEVTYPE=usb_device PRODUCT=1/2/3 DEVNUM=0"), UeventError::Field("DEVNUM"));
         check(message("add@/devices/usb1/1-0", DEVICE), UeventError::Field("DEVPATH"));

@@ -1,0 +1,253 @@
+//! Measures the release binary from outside, on the virtual bus: `cargo xtask bench`.
+//!
+//! A watcher reads the journal in a tight loop, as any other process could, so a latency is from just before
+//! the kernel is asked to broadcast a uevent until another process can read the event. The bus, the watcher
+//! and the daemon share the machine's cores: what is printed is what a small, busy machine does.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use autoweave_usb_journal::Reader;
+use autoweave_usb_testbus::{Bus, Device};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// How often each measurement is made; the table shows the median, the least and the most.
+const RUNS: usize = 3;
+
+/// Longer than any measurement: the slow scan is not what is measured here.
+const INTERVAL_MS: &str = "3600000";
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn main() -> Outcome<()> {
+    println!("| what | median | least | most |\n|---|---|---|---|");
+    for durability in ["power", "process"] {
+        for rate in [100, 1000] {
+            let (mut p50, mut p99) = (Vec::new(), Vec::new());
+            for _ in 0..RUNS {
+                let latencies = on_new_thread(move || latencies(durability, rate))?;
+                p50.push(quantile(&latencies, 0.50));
+                p99.push(quantile(&latencies, 0.99));
+            }
+            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p50"), "ms", 3, p50);
+            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p99"), "ms", 3, p99);
+        }
+    }
+    for durability in ["power", "process"] {
+        let runs =
+            (0..RUNS).map(|_| on_new_thread(move || flood(durability))).collect::<Outcome<Vec<_>>>()?;
+        let column = |pick: fn(&Flood) -> f64| runs.iter().map(pick).collect::<Vec<_>>();
+        row(
+            &format!("200,000 edges at once, into the journal, {durability}"),
+            "edges/s",
+            0,
+            column(|f| f.rate),
+        );
+        row(&format!("CPU for 100,000 edges, {durability}"), "s", 2, column(|f| f.cpu_seconds));
+        row(&format!("PSS after 100,000 cycles, {durability}"), "MB", 2, column(|f| f.pss_mb));
+    }
+    let idle = (0..RUNS).map(|_| on_new_thread(idle)).collect::<Outcome<Vec<_>>>()?;
+    row("PSS, idle, 50 devices", "MB", 2, idle);
+    let start = (0..RUNS).map(|_| on_new_thread(cold_start)).collect::<Outcome<Vec<_>>>()?;
+    row("start with 500 devices, to all of them journaled", "ms", 0, start);
+    Ok(())
+}
+
+/// Namespaces belong to threads, so each measurement has a bus of its own.
+fn on_new_thread<T: Send + 'static>(measure: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
+    let run = thread::spawn(move || measure().map_err(|error| error.to_string()));
+    run.join().map_err(|_| "a measurement panicked")?.map_err(Into::into)
+}
+
+/// Milliseconds from uevent to journal, for ten seconds' events at least 1,000.
+fn latencies(durability: &'static str, rate: u32) -> Outcome<Vec<f64>> {
+    let mut bus = Bus::enter()?;
+    let ports = plug(&mut bus, 50)?;
+    let daemon = Daemon::start(durability)?;
+    let first = daemon.wait_for(bus.devices().len() as u64)?;
+    let count = (rate * 5).max(1000);
+    let (seen, watched) = (Arc::new(AtomicU64::new(0)), daemon.directory.path().to_owned());
+    let watcher = {
+        let seen = seen.clone();
+        thread::spawn(move || {
+            watch(&watched, first, u64::from(count), &seen).map_err(|error| error.to_string())
+        })
+    };
+    while seen.load(Ordering::Acquire) == 0 {
+        thread::yield_now();
+    }
+    let (begin, pace) = (Instant::now(), Duration::from_secs(1) / rate);
+    let mut sent = Vec::new();
+    for index in 0..count {
+        thread::sleep((begin + pace * index).saturating_duration_since(Instant::now()));
+        let port = &ports[usize::try_from(index / 2)? % ports.len()];
+        let action = if index % 2 == 0 { "remove" } else { "add" };
+        sent.push(Instant::now());
+        bus.uevent(action, port)?;
+    }
+    let arrived = watcher.join().map_err(|_| "the watcher panicked")??;
+    daemon.stop()?;
+    Ok(sent.iter().zip(&arrived).map(|(sent, arrived)| (*arrived - *sent).as_secs_f64() * 1000.0).collect())
+}
+
+/// When each of the `count` events after `first` became readable. Sets `ready` once it looks.
+fn watch(directory: &Path, first: u64, count: u64, ready: &AtomicU64) -> Outcome<Vec<Instant>> {
+    let mut reader = Reader::open(directory)?;
+    let mut arrived = Vec::new();
+    let deadline = Instant::now() + PATIENCE;
+    ready.store(1, Ordering::Release);
+    while (arrived.len() as u64) < count {
+        let last = reader.last_seq()?;
+        let now = Instant::now();
+        while first + (arrived.len() as u64) < last {
+            arrived.push(now);
+        }
+        if now > deadline {
+            return Err(format!("only {} of {count} events came", arrived.len()).into());
+        }
+    }
+    Ok(arrived)
+}
+
+struct Flood {
+    rate: f64,
+    cpu_seconds: f64,
+    pss_mb: f64,
+}
+
+fn flood(durability: &'static str) -> Outcome<Flood> {
+    let mut bus = Bus::enter()?;
+    let ports = plug(&mut bus, 100)?;
+    let daemon = Daemon::start(durability)?;
+    let first = daemon.wait_for(bus.devices().len() as u64)?;
+    let (begin, cpu) = (Instant::now(), daemon.cpu_seconds()?);
+    let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+    let edges = bus.cycle(&ports, 1000)?;
+    daemon.wait_for(first + edges)?;
+    let (seconds, edges) = (begin.elapsed().as_secs_f64(), edges as f64);
+    let cpu_seconds = (daemon.cpu_seconds()? - cpu) / edges * 100_000.0;
+    let pss_mb = daemon.pss_mb()?;
+    daemon.stop()?;
+    Ok(Flood { rate: edges / seconds, cpu_seconds, pss_mb })
+}
+
+fn idle() -> Outcome<f64> {
+    let mut bus = Bus::enter()?;
+    plug(&mut bus, 50)?;
+    let daemon = Daemon::start("power")?;
+    daemon.wait_for(bus.devices().len() as u64)?;
+    let pss = daemon.pss_mb()?;
+    daemon.stop()?;
+    Ok(pss)
+}
+
+fn cold_start() -> Outcome<f64> {
+    let mut bus = Bus::enter()?;
+    plug(&mut bus, 500)?;
+    let begin = Instant::now();
+    let daemon = Daemon::start("power")?;
+    daemon.wait_for(bus.devices().len() as u64)?;
+    let milliseconds = begin.elapsed().as_secs_f64() * 1000.0;
+    daemon.stop()?;
+    Ok(milliseconds)
+}
+
+/// Plugs `count` devices, at most 100 on a bus, without a word.
+fn plug(bus: &mut Bus, count: u32) -> Outcome<Vec<String>> {
+    let mut ports = Vec::new();
+    for index in 0..count {
+        let port = format!("{}-{}", index / 100 + 1, index % 100 + 1);
+        bus.plug_silent(&port, &Device::numbered(index))?;
+        ports.push(port);
+    }
+    Ok(ports)
+}
+
+struct Daemon {
+    child: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start(durability: &str) -> Outcome<Self> {
+        let directory = tempfile::tempdir()?;
+        let binary = std::env::var_os("AUTOWEAVE_USBD").map(PathBuf::from);
+        let binary = binary.ok_or("AUTOWEAVE_USBD does not name the binary; run `cargo xtask bench`")?;
+        let child = Command::new(binary)
+            .arg("run")
+            .arg("--state-dir")
+            .arg(directory.path())
+            .env("AUTOWEAVE_USB__PERFORMANCE__DEBOUNCE_MS", "0")
+            .env("AUTOWEAVE_USB__MONITORING__INTERVAL", INTERVAL_MS)
+            .env("AUTOWEAVE_USB__JOURNAL__DURABILITY", durability)
+            .env("AUTOWEAVE_USB__LOG__LEVEL", "warn")
+            .stderr(Stdio::inherit())
+            .spawn()?;
+        Ok(Self { child, directory })
+    }
+
+    /// Waits until the journal has an event `seq`, and returns the last there is.
+    fn wait_for(&self, seq: u64) -> Outcome<u64> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let last = Reader::open(self.directory.path()).ok().and_then(|mut reader| reader.last_seq().ok());
+            if let Some(last) = last.filter(|last| *last >= seq) {
+                return Ok(last);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the journal has {last:?} events, not {seq}").into());
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Proportional set size, `/proc/PID/smaps_rollup`.
+    fn pss_mb(&self) -> Outcome<f64> {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
+        Ok(line.trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
+    }
+
+    /// User and system time, `/proc/PID/stat`, fields 14 and 15, in clock ticks of 10 ms.
+    fn cpu_seconds(&self) -> Outcome<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let behind_name = stat.rsplit(')').next().ok_or("no stat")?;
+        let ticks = behind_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+        Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
+    }
+
+    fn stop(mut self) -> Outcome<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("the daemon ended with {status}").into()) }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It has ended already unless something went wrong.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn quantile(values: &[f64], at: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into the values")]
+    let index = ((sorted.len() - 1) as f64 * at).round() as usize;
+    sorted[index]
+}
+
+fn row(what: &str, unit: &str, decimals: usize, values: Vec<f64>) {
+    let [median, least, most] = [0.5, 0.0, 1.0].map(|at| quantile(&values, at));
+    println!("| {what} | {median:.decimals$} {unit} | {least:.decimals$} | {most:.decimals$} |");
+}
