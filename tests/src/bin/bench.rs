@@ -26,8 +26,22 @@ const INTERVAL_MS: &str = "3600000";
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Each measurement by the name it is asked for; without names, all are made.
+const MEASUREMENTS: [(&str, fn() -> Outcome<()>); 4] =
+    [("latency", latency_rows), ("flood", flood_rows), ("idle", idle_rows), ("start", start_rows)];
+
 fn main() -> Outcome<()> {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked.iter().find(|name| !MEASUREMENTS.iter().any(|(known, _)| known == name)) {
+        let known = MEASUREMENTS.map(|(known, _)| known).join(", ");
+        return Err(format!("no measurement is called {unknown:?}; there are: {known}").into());
+    }
     println!("| what | median | least | most |\n|---|---|---|---|");
+    let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
+    MEASUREMENTS.iter().filter(|(name, _)| is_asked(name)).try_for_each(|(_, measure)| measure())
+}
+
+fn latency_rows() -> Outcome<()> {
     for durability in ["power", "process"] {
         for rate in [100, 1000] {
             let (mut p50, mut p99) = (Vec::new(), Vec::new());
@@ -36,10 +50,14 @@ fn main() -> Outcome<()> {
                 p50.push(quantile(&latencies, 0.50));
                 p99.push(quantile(&latencies, 0.99));
             }
-            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p50"), "ms", 3, p50);
-            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p99"), "ms", 3, p99);
+            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p50"), "ms", 3, &p50);
+            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p99"), "ms", 3, &p99);
         }
     }
+    Ok(())
+}
+
+fn flood_rows() -> Outcome<()> {
     for durability in ["power", "process"] {
         let runs =
             (0..RUNS).map(|_| on_new_thread(move || flood(durability))).collect::<Outcome<Vec<_>>>()?;
@@ -48,15 +66,23 @@ fn main() -> Outcome<()> {
             &format!("200,000 edges at once, into the journal, {durability}"),
             "edges/s",
             0,
-            column(|f| f.rate),
+            &column(|f| f.rate),
         );
-        row(&format!("CPU for 100,000 edges, {durability}"), "s", 2, column(|f| f.cpu_seconds));
-        row(&format!("PSS after 100,000 cycles, {durability}"), "MB", 2, column(|f| f.pss_mb));
+        row(&format!("CPU for 100,000 edges, {durability}"), "s", 2, &column(|f| f.cpu_seconds));
+        row(&format!("PSS after 100,000 cycles, {durability}"), "MB", 2, &column(|f| f.pss_mb));
     }
-    let idle = (0..RUNS).map(|_| on_new_thread(idle)).collect::<Outcome<Vec<_>>>()?;
-    row("PSS, idle, 50 devices", "MB", 2, idle);
-    let start = (0..RUNS).map(|_| on_new_thread(cold_start)).collect::<Outcome<Vec<_>>>()?;
-    row("start with 500 devices, to all of them journaled", "ms", 0, start);
+    Ok(())
+}
+
+fn idle_rows() -> Outcome<()> {
+    let runs = (0..RUNS).map(|_| on_new_thread(idle)).collect::<Outcome<Vec<_>>>()?;
+    row("PSS, idle, 50 devices", "MB", 2, &runs);
+    Ok(())
+}
+
+fn start_rows() -> Outcome<()> {
+    let runs = (0..RUNS).map(|_| on_new_thread(cold_start)).collect::<Outcome<Vec<_>>>()?;
+    row("start with 500 devices, to all of them journaled", "ms", 0, &runs);
     Ok(())
 }
 
@@ -247,7 +273,7 @@ fn quantile(values: &[f64], at: f64) -> f64 {
     sorted[index]
 }
 
-fn row(what: &str, unit: &str, decimals: usize, values: Vec<f64>) {
-    let [median, least, most] = [0.5, 0.0, 1.0].map(|at| quantile(&values, at));
+fn row(what: &str, unit: &str, decimals: usize, values: &[f64]) {
+    let [median, least, most] = [0.5, 0.0, 1.0].map(|at| quantile(values, at));
     println!("| {what} | {median:.decimals$} {unit} | {least:.decimals$} | {most:.decimals$} |");
 }

@@ -129,7 +129,7 @@ impl Observer {
             while let Some(done) = self.readers.done() {
                 self.read(done);
             }
-            let may_take_more = self.take_messages();
+            let is_ring_empty = self.take_messages();
             self.step_scan();
             if self.release().is_err() {
                 return;
@@ -138,20 +138,21 @@ impl Observer {
                 let _ = self.started.wire.send(Wire::Failed(SourceError::Receive(error)));
                 return;
             }
-            if !may_take_more {
+            // With every slot taken, the first one waits for a reader, which unparks.
+            if is_ring_empty || self.slots.len() >= SLOTS_MAX {
                 thread::park_timeout(self.idle_time());
             }
         }
     }
 
-    /// Takes messages while there is room. True if it stopped although there may be more and room for them.
+    /// Takes messages while there is room. True if there were no more.
     fn take_messages(&mut self) -> bool {
         let room = SLOTS_MAX.saturating_sub(self.slots.len());
         for _ in 0..room {
-            let Some(message) = self.receiver.ring.take() else { return false };
+            let Some(message) = self.receiver.ring.take() else { return true };
             self.take(message);
         }
-        self.slots.len() < SLOTS_MAX
+        false
     }
 
     fn take(&mut self, RawMessage { number, at, content }: RawMessage) {
