@@ -11,7 +11,7 @@ use std::process;
 /// The lock; it ends with the process or with this value, however either ends.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// Why there is no lock.
@@ -45,7 +45,15 @@ impl Lock {
         file.seek(SeekFrom::Start(0))?;
         file.write_all(text.as_bytes())?;
         file.set_len(text.len() as u64)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would leave it to a process that another thread is just starting and that has the file
+        // open until it has become another program. If it fails, closing is what is left.
+        let _ = self.file.unlock();
     }
 }
 

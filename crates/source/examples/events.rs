@@ -17,8 +17,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let device = &edge.device;
         let product = device.product.as_deref().unwrap_or("unnamed device");
         match edge.action {
-            Action::Attach => println!("{} {:?} came to {} ({})", device.device_id, product, device.port(), edge.reason),
-            Action::Detach => println!("{} {:?} left {} ({})", device.device_id, product, device.port(), edge.reason),
+            Action::Attach => {
+                println!("{} {:?} came to {} ({})", device.device_id, product, device.port(), edge.reason)
+            }
+            Action::Detach => {
+                println!("{} {:?} left {} ({})", device.device_id, product, device.port(), edge.reason)
+            }
         }
     }
     Ok(())

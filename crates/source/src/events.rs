@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use autoweave_usb_device::{Change, DeviceTable, Edge, Policy, Reason};
 
 use crate::source::{OpenError, Options, Source, SourceError};
-use crate::watch::Watch;
+use crate::watch::{Batch, Watch};
 
 /// Every attach and detach, in order, for as long as it is asked.
 ///
@@ -28,18 +28,38 @@ impl Events {
         Self::with_policy(options, Policy::default())
     }
 
-    /// Starts listening, with filters and debouncing.
+    /// Starts listening, with filters and debouncing. When this returns, the bus was scanned: whatever is
+    /// plugged in or out from then on is an edge of its own.
     ///
     /// # Errors
     /// No source can be opened.
     pub fn with_policy(options: &Options, policy: Policy) -> Result<Self, OpenError> {
         let watch = Watch::new(Source::open(options)?, DeviceTable::new(policy), Reason::Coldplug);
-        Ok(Self { watch, waiting: VecDeque::new(), ended: false })
+        let mut events = Self { watch, waiting: VecDeque::new(), ended: false };
+        while !events.ended {
+            let batch = events.watch.next_batch()?;
+            let is_listening = batch.scanned || !batch.scan_failures.is_empty();
+            events.keep(batch);
+            if is_listening {
+                break;
+            }
+        }
+        Ok(events)
     }
 
     /// The source and the table behind the events.
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    fn keep(&mut self, batch: Batch) {
+        self.ended = batch.ended || batch.interrupted;
+        self.waiting.extend(batch.changes.into_iter().filter_map(|change| match change {
+            Change::Edge(edge) => Some(edge),
+            Change::Refreshed(_) => None,
+        }));
+        // Nothing is kept for a later run, so there is nothing to read again.
+        self.watch.journaled();
     }
 }
 
@@ -61,13 +81,7 @@ impl Iterator for Events {
                     return Some(Err(error));
                 }
             };
-            self.ended = batch.ended || batch.interrupted;
-            self.waiting.extend(batch.changes.into_iter().filter_map(|change| match change {
-                Change::Edge(edge) => Some(edge),
-                Change::Refreshed(_) => None,
-            }));
-            // Nothing is kept for a later run, so there is nothing to read again.
-            self.watch.journaled();
+            self.keep(batch);
         }
     }
 }

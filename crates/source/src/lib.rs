@@ -1,4 +1,4 @@
-//! Hears USB devices come and go, and tells it as [`Observed`]s, or as finished attaches and detaches.
+//! Hears USB devices come and go, and tells it as observations, or as finished attaches and detaches.
 //!
 //! - [`Source`] is one way to hear of devices: kernel uevents, polling, a recording, a simulation.
 //! - [`Watch`] joins a source and a device table into batches of changes: what the daemon journals.

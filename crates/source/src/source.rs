@@ -92,6 +92,9 @@ pub enum OpenError {
     /// The recording cannot be read.
     #[error(transparent)]
     Recording(#[from] RecordingError),
+    /// It failed before its first scan.
+    #[error(transparent)]
+    Source(#[from] SourceError),
 }
 
 /// Why a source cannot go on.

@@ -26,8 +26,10 @@ const INTERVAL_MS: &str = "3600000";
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
+type Measurement = (&'static str, fn() -> Outcome<()>);
+
 /// Each measurement by the name it is asked for; without names, all are made.
-const MEASUREMENTS: [(&str, fn() -> Outcome<()>); 4] =
+const MEASUREMENTS: [Measurement; 4] =
     [("latency", latency_rows), ("flood", flood_rows), ("idle", idle_rows), ("start", start_rows)];
 
 fn main() -> Outcome<()> {

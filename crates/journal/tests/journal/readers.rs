@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
 use autoweave_usb_journal::{ROWS_MAX, ReadError, Reader};
@@ -144,20 +145,18 @@ fn a_user_who_may_not_write_reads_before_during_and_after() {
     read_as_other_user(NAME, dir.path());
 }
 
-/// Root becomes nobody; everyone else loses the right to write in `dir` for the while.
+/// In a user namespace that maps nobody, root is an ordinary user, and one who may not write in `dir`.
 fn read_as_other_user(name: &str, dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::process::CommandExt;
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     for entry in fs::read_dir(dir).unwrap() {
         mode(&entry.unwrap().path(), 0o444);
     }
     mode(dir, 0o555);
-    let mut command = support::this_test(name, dir);
-    if support::is_root(dir) {
-        command.uid(65_534).gid(65_534);
-    }
-    let output = command.output().unwrap();
+    let test = support::this_test(name, dir);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--"]).arg(test.get_program()).args(test.get_args());
+    let output = command.env("JOURNAL_TEST_DIR", dir).output().unwrap();
     mode(dir, 0o755);
     for entry in fs::read_dir(dir).unwrap() {
         mode(&entry.unwrap().path(), 0o644);
