@@ -1,6 +1,5 @@
 //! Shows what the daemon has written down. Reads the journal beside the daemon, or without one.
 
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
     super::load(common, None)?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
-    let mut reader = Reader::open(&directory).map_err(|error| unreadable(&directory, error))?;
+    let mut reader = Reader::open(&directory).map_err(unreadable)?;
     let mut out = Out { reader: &mut reader, is_json: arguments.json, last: 0 };
     signals::exit_when_interrupted();
     let last_seq = out.reader.last_seq().map_err(Failure::io)?;
@@ -102,12 +101,9 @@ impl Out<'_> {
     }
 }
 
-fn unreadable(directory: &Path, error: ReadError) -> Failure {
+fn unreadable(error: ReadError) -> Failure {
     match error {
-        ReadError::Missing { .. } => Failure::unavailable(format!(
-            "{error}; is the daemon running, and with this state directory ({})? --state-dir names another",
-            directory.display()
-        )),
+        ReadError::Missing { .. } => Failure::unavailable(format!("{error} --state-dir names another")),
         error => Failure::io(error),
     }
 }

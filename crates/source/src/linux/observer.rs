@@ -33,8 +33,8 @@ const SLOTS_MAX: usize = 64;
 /// A scan gives the reading threads this many devices at a time, so that it does not hold up an attach.
 const SCAN_READS_MAX: usize = 4;
 
-/// Ports that had an edge during a scan are scanned again after this long, then after twice as long, and so
-/// on up to the interval.
+/// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
+/// up to the interval.
 const RESCAN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Turns messages into observations until its receiver fails or nobody wants them any longer.
@@ -347,7 +347,7 @@ impl Observer {
     fn close_scan(&mut self, listing: Listing) -> Scan {
         let Listing { readings, touched, mut unread, .. } = listing;
         Counters::add(&self.started.counters.unreadable, unread.len() as u64);
-        let again = !touched.is_empty();
+        let again = !touched.is_empty() || !unread.is_empty();
         let interval = self.started.interval;
         self.next_scan = Instant::now() + if again { self.rescan_pause.min(interval) } else { interval };
         self.rescan_pause =
