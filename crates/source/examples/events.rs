@@ -18,10 +18,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let product = device.product.as_deref().unwrap_or("unnamed device");
         match edge.action {
             Action::Attach => {
-                println!("{} {:?} came to {} ({})", device.device_id, product, device.port(), edge.reason)
+                println!("{} {:?} came to {} ({})", device.device_id, product, device.port(), edge.reason);
             }
             Action::Detach => {
-                println!("{} {:?} left {} ({})", device.device_id, product, device.port(), edge.reason)
+                println!("{} {:?} left {} ({})", device.device_id, product, device.port(), edge.reason);
             }
         }
     }
