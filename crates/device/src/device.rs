@@ -118,14 +118,14 @@ impl Device {
         Port { bus: self.bus_number, path: self.port_path }
     }
 
-    /// Whether `other` is this very connection of this very device: the address and the ids agree, and the
+    /// Whether `reading` is of this very connection of this very device: port, address and ids agree, and the
     /// serial numbers do where both could be read.
-    pub fn is_same_connection(&self, other: &Self) -> bool {
-        let serials = self.serial_number.as_ref().zip(other.serial_number.as_ref());
-        self.port() == other.port()
-            && self.device_address == other.device_address
-            && (self.vendor_id, self.product_id) == (other.vendor_id, other.product_id)
-            && serials.is_none_or(|(ours, theirs)| ours == theirs)
+    pub fn is_connection_of(&self, reading: &Reading) -> bool {
+        let serials = self.serial_number.as_ref().zip(reading.serial_number.as_ref());
+        self.port() == reading.port
+            && self.device_address == reading.address
+            && (self.vendor_id, self.product_id) == (reading.vendor_id, reading.product_id)
+            && serials.is_none_or(|(ours, theirs)| *ours == String::from_utf8_lossy(&theirs.0))
     }
 
     /// Keeps what is known of this connection where `newer`, a later reading of it, could not read it, and

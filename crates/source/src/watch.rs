@@ -44,7 +44,10 @@ pub struct Batch {
 impl Watch {
     /// Watches `source` with a `table` of what is known from before. What the first scan finds different is
     /// said to be for `first_scan_reason`.
-    pub fn new(source: Source, table: DeviceTable, first_scan_reason: Reason) -> Self {
+    pub fn new(source: Source, mut table: DeviceTable, first_scan_reason: Reason) -> Self {
+        if source.is_live() {
+            table.expect_scan();
+        }
         Self { source, table, scan_reason: first_scan_reason, last_number: 0 }
     }
 
@@ -117,7 +120,10 @@ impl Watch {
                     _ => {}
                 }
             }
-            Wire::ScanFailed(error) => batch.scan_failures.push(error),
+            Wire::ScanFailed(error) => {
+                batch.changes.extend(self.table.forgo_scan());
+                batch.scan_failures.push(error);
+            }
             Wire::Interrupted => batch.interrupted = true,
             Wire::Ended => {
                 batch.ended = true;

@@ -10,6 +10,7 @@
 //! - once every port has been scanned and every window has closed, what was published is what is there.
 
 mod identity;
+mod orphans;
 #[cfg(test)]
 mod tests;
 
@@ -76,6 +77,8 @@ pub struct DeviceTable {
     ports: BTreeMap<Port, State>,
     /// The open windows by their end.
     windows: BTreeSet<(u64, Port)>,
+    /// A scan will tell of what was there before, or of what was lost: see [`Self::expect_scan`].
+    is_scan_due: bool,
     tallies: Tallies,
 }
 
@@ -86,6 +89,8 @@ struct State {
     /// The filter that hides the latest device here, as decided at its arrival: it hides the departure too.
     hidden: Option<Rule>,
     window: Option<Window>,
+    /// The arrival of a device that waits for its hub to be known.
+    orphan: Option<Cause>,
 }
 
 #[derive(Debug)]
@@ -150,7 +155,7 @@ impl DeviceTable {
             Observation::Scan { readings, except } => {
                 self.scan(readings, except, cause(scan_reason), &mut out);
             }
-            Observation::Overrun { .. } => {}
+            Observation::Overrun { .. } => self.expect_scan(),
         }
         out
     }
@@ -174,7 +179,8 @@ impl DeviceTable {
         self.windows.first().map(|(ends_at, _)| *ends_at)
     }
 
-    /// The lowest number of an observation that was taken in but not decided on.
+    /// The lowest number of an observation that waits for the end of a debounce window. Not of one that waits
+    /// for a scan: a daemon that starts anew begins with a scan anyway.
     pub fn first_pending(&self) -> Option<u64> {
         let pending = |(_, port): &(u64, Port)| self.ports.get(port)?.window.as_ref()?.pending;
         self.windows.iter().filter_map(pending).map(|pending| pending.first_number).min()
@@ -232,6 +238,7 @@ impl DeviceTable {
         }
         let port = reading.port;
         if self.state(port).present.is_some() {
+            self.release_orphan(port, out);
             self.children_left(port, cause, out);
         }
         let device_id = self.identify(reading, out);
@@ -239,7 +246,7 @@ impl DeviceTable {
         let hidden = self.policy.filters.hides(&device);
         let state = self.state(port);
         (state.present, state.hidden) = (Some(Arc::new(device)), hidden);
-        self.edge(port, cause, out);
+        self.announce(port, cause, out);
     }
 
     fn left(&mut self, port: Port, address: Option<u8>, cause: Cause, out: &mut Vec<Change>) {
@@ -254,6 +261,7 @@ impl DeviceTable {
 
     fn depart(&mut self, port: Port, cause: Cause, out: &mut Vec<Change>) {
         self.children_left(port, cause, out);
+        self.release_orphan(port, out);
         self.state(port).present = None;
         self.edge(port, cause, out);
     }
@@ -261,7 +269,9 @@ impl DeviceTable {
     /// Nothing stays connected below a hub that went, whether or not anyone said so.
     fn children_left(&mut self, hub: Port, cause: Cause, out: &mut Vec<Change>) {
         for child in self.below(hub).into_iter().rev() {
-            if self.state(child).present.take().is_some() {
+            if self.state(child).present.is_some() {
+                self.release_orphan(child, out);
+                self.state(child).present = None;
                 self.edge(child, cause, out);
             }
         }
@@ -317,11 +327,12 @@ impl DeviceTable {
                 self.arrived(reading, cause, out);
             }
         }
+        self.release_orphans(out);
     }
 
     fn is_present(&self, reading: &Reading) -> bool {
         let present = self.ports.get(&reading.port).and_then(|state| state.present.as_ref());
-        present.is_some_and(|device| device.is_same_connection(&Device::new(reading, String::new())))
+        present.is_some_and(|device| device.is_connection_of(reading))
     }
 
     /// Changes what is known of the device in `port`, without changing which device it is.
@@ -446,7 +457,7 @@ impl DeviceTable {
     /// The device in `port`, if the outside is to hear of it.
     fn wanted(&self, port: Port) -> Option<Arc<Device>> {
         let state = self.ports.get(&port)?;
-        state.present.clone().filter(|_| state.hidden.is_none())
+        state.present.clone().filter(|_| state.hidden.is_none() && state.orphan.is_none())
     }
 
     fn below(&self, hub: Port) -> Vec<Port> {

@@ -341,11 +341,60 @@ impl Outside {
     }
 }
 
+#[test]
+fn what_arrives_before_the_scan_that_tells_of_its_hub_waits_for_it() {
+    let hubs = [reading("usb1", 1, "R"), reading("1-1", 2, "H")];
+    let child = reading("1-1.2", 3, "A");
+    for debounce_ms in [0, 50] {
+        let lost = Observation::Overrun { lost: None };
+        let all = [&hubs[..], std::slice::from_ref(&child)].concat();
+        let script = [(0, lost), (1, arrived(child.clone())), (2, scan(&all)), (3, left("1-1.2", 3))];
+        check(debounce_ms, script, &["attach :R reconcile", "attach :H reconcile", "attach :A", "detach :A"]);
+    }
+}
+
+#[test]
+fn what_leaves_before_the_scan_is_told_all_the_same() {
+    let lost = Observation::Overrun { lost: None };
+    let script = [(0, lost), (1, arrived(reading("1-1", 2, "A"))), (2, arrived(reading("1-1", 3, "B")))];
+    let script = script.into_iter().chain([(3, left("1-1", 3)), (4, scan(&[]))]);
+    check(0, script, &["attach :A", "detach :A", "attach :B", "detach :B"]);
+}
+
+#[test]
+fn a_device_known_from_before_goes_even_where_its_hub_is_not_known() {
+    let known = Device::new(&reading("1-1", 2, "A"), "046d:c52b:A".into());
+    let mut table = DeviceTable::restore([known]);
+    table.expect_scan();
+    let mut changes = table.observe(&at(1, arrived(reading("1-1", 3, "B"))), Reason::Reconcile);
+    changes.extend(table.observe(&at(2, left("1-1", 3)), Reason::Reconcile));
+    changes.extend(table.observe(&at(3, scan(&[])), Reason::Reconcile));
+    assert_eq!(tell(&changes), ["detach :A", "attach :B", "detach :B"]);
+}
+
+#[test]
+fn a_device_waits_for_one_scan_only() {
+    let mut table = DeviceTable::new(Policy::default());
+    table.expect_scan();
+    assert_eq!(table.observe(&at(5, arrived(reading("1-1", 2, "A"))), Reason::Coldplug), []);
+    assert_eq!(table.first_pending(), None, "what waits for a scan is found by the scan of a later start");
+    assert_eq!(tell(&table.forgo_scan()), ["attach :A"], "the bus cannot be scanned");
+    assert_eq!(
+        tell(&table.observe(&at(6, arrived(reading("2-1", 2, "B"))), Reason::Reconcile)),
+        ["attach :B"]
+    );
+    table.expect_scan();
+    assert_eq!(table.observe(&at(7, arrived(reading("3-1", 2, "C"))), Reason::Reconcile), []);
+    let found = ["1-1 A", "2-1 B", "3-1 C"].map(|text| reading(&text[..3], 2, &text[4..]));
+    assert_eq!(tell(&table.observe(&at(8, scan(&found)), Reason::Reconcile)), ["attach :C"]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Plug { port: usize, serial: u8, seen: bool, twice: bool },
     Unplug { port: usize, seen: bool },
     Scan,
+    Overrun,
     Wait(u64),
 }
 
@@ -356,6 +405,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(port, serial, seen, twice)| Step::Plug { port, serial, seen, twice }),
         6 => (0..9usize, lucky()).prop_map(|(port, seen)| Step::Unplug { port, seen }),
         1 => Just(Step::Scan),
+        1 => Just(Step::Overrun),
         2 => (0..80u64).prop_map(Step::Wait),
     ]
 }
@@ -390,6 +440,7 @@ impl World {
             }
             Step::Unplug { port, seen } => self.unplug(PORTS[port].parse().unwrap(), seen),
             Step::Scan => self.scan(),
+            Step::Overrun => self.observe(Observation::Overrun { lost: None }),
             Step::Wait(ms) => {
                 self.now += ms;
                 let changes = self.table.advance(self.now);
