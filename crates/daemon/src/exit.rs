@@ -32,6 +32,11 @@ impl Failure {
         Self::new(74, message)
     }
 
+    /// 130: interrupted. Nothing more has to be said.
+    pub fn interrupted() -> Self {
+        Self::new(130, "")
+    }
+
     /// The outcome of writing to stdout. That the reader has gone, as `head` does, is no failure but an end.
     pub fn stdout(error: &io::Error) -> Self {
         match error.kind() {

@@ -4,13 +4,15 @@
 //! them and may the source forget what they came from. After a crash the table is restored from the journal
 //! and the first scan finds the difference.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
-use autoweave_usb_device::{Action, Change, Device, DeviceTable, Event, Policy, Reason};
+use autoweave_usb_device::{Action, Change, Device, DeviceTable, Event, Policy, Port, Reason};
 use autoweave_usb_journal::{Commit, CommitError, Journal, NewEvent};
 use autoweave_usb_source::{Batch, Source, Watch};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::exit::Failure;
 use crate::signals::Requests;
@@ -31,7 +33,7 @@ pub struct Pipeline {
     watch: Watch,
     journal: Journal,
     stamp: Stamp,
-    requests: std::sync::Arc<Requests>,
+    requests: Arc<Requests>,
 }
 
 /// What one step brought.
@@ -53,7 +55,7 @@ impl Pipeline {
         source: Source,
         policy: Policy,
         host: String,
-        requests: std::sync::Arc<Requests>,
+        requests: Arc<Requests>,
     ) -> Result<(Self, Vec<Event>), Failure> {
         let meta = |key| journal.meta(key).map_err(Failure::io);
         let boot = BootId::read();
@@ -63,7 +65,8 @@ impl Pipeline {
             Some(Ok(reason)) => reason,
             Some(Err(_)) | None => Reason::Coldplug,
         };
-        let table = DeviceTable::restore(restore(&journal)?);
+        let (devices, damaged) = restore(&journal)?;
+        let table = DeviceTable::restore(devices);
         let mut watch = Watch::new(source, table, reason);
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
@@ -71,20 +74,24 @@ impl Pipeline {
         let mut pipeline = Self { watch, journal, stamp, requests };
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
-        let events = pipeline.commit(changes, boot_id.into_iter().chain([scan_reason]).collect())?;
+        // In one transaction with what the reboot changed: a crash must not leave the one without the other.
+        let meta = boot_id.into_iter().chain([scan_reason]).collect();
+        let devices = damaged.into_iter().map(|port| (port, None)).collect();
+        let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
         Ok((pipeline, events))
     }
 
-    /// Waits for something to happen and writes it down.
+    /// Waits for something to happen, at most for `patience`, and writes it down.
     ///
     /// # Errors
     /// The source cannot go on, or the journal cannot be written and the daemon was asked to stop.
-    pub fn step(&mut self) -> Result<Step, Failure> {
-        let mut batch = self.watch.next_batch().map_err(Failure::unavailable)?;
+    pub fn step(&mut self, patience: Duration) -> Result<Step, Failure> {
+        let mut batch = self.watch.next_batch(patience).map_err(Failure::unavailable)?;
         let changes = std::mem::take(&mut batch.changes);
         // From the first scan on, a later start that finds something different has missed it.
         let meta = batch.scanned.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
-        let events = self.commit(changes, meta.into_iter().collect())?;
+        let commit = Commit { meta: meta.into_iter().collect(), ..Commit::default() };
+        let events = self.commit_with(changes, commit)?;
         self.watch.journaled();
         Ok(Step { events, batch })
     }
@@ -95,7 +102,7 @@ impl Pipeline {
     /// As [`Self::step`].
     pub fn set_policy(&mut self, policy: Policy) -> Result<Vec<Event>, Failure> {
         let changes = self.watch.set_policy(policy);
-        self.commit(changes, Vec::new())
+        self.commit(changes)
     }
 
     /// Writes down what still waits for the end of a debounce window, and closes the journal.
@@ -104,7 +111,7 @@ impl Pipeline {
     /// As [`Self::step`].
     pub fn finish(mut self) -> Result<Vec<Event>, Failure> {
         let changes = self.watch.flush();
-        let events = self.commit(changes, Vec::new())?;
+        let events = self.commit(changes)?;
         self.watch.journaled();
         self.journal.close().map_err(Failure::io)?;
         Ok(events)
@@ -120,47 +127,53 @@ impl Pipeline {
         &self.journal
     }
 
-    fn commit(
-        &mut self,
-        changes: Vec<Change>,
-        meta: Vec<(&'static str, String)>,
-    ) -> Result<Vec<Event>, Failure> {
-        if changes.is_empty() && meta.is_empty() {
-            return Ok(Vec::new());
-        }
-        let first_seq = self.journal.last_seq() + 1;
-        let mut commit = Commit { first_seq, meta, ..Commit::default() };
+    fn commit(&mut self, changes: Vec<Change>) -> Result<Vec<Event>, Failure> {
+        self.commit_with(changes, Commit::default())
+    }
+
+    /// Writes down changes, and what else `commit` holds already.
+    fn commit_with(&mut self, changes: Vec<Change>, mut commit: Commit) -> Result<Vec<Event>, Failure> {
         let mut events = Vec::new();
+        // A flapping port changes many times in a batch; only its last state is a row.
+        let mut rows: BTreeMap<Port, Option<Arc<Device>>> = BTreeMap::new();
         for change in changes {
-            let (device, is_connected) = match change {
-                Change::Refreshed(device) => (device, true),
+            match change {
+                Change::Refreshed(device) => {
+                    rows.insert(device.port(), Some(device));
+                }
                 Change::Edge(edge) => {
                     let event = self.stamp.event(&edge);
-                    let json = json(&event)?;
-                    commit.events.push(NewEvent { event_id: event.event_id.clone(), event: json });
+                    commit.events.push(NewEvent { event_id: event.event_id.clone(), event: json(&event)? });
                     events.push(event);
-                    (edge.device, edge.action == Action::Attach)
+                    let is_connected = edge.action == Action::Attach;
+                    rows.insert(edge.device.port(), is_connected.then_some(edge.device));
                 }
-            };
-            let row = if is_connected { Some(json(&*device)?) } else { None };
-            commit.devices.push((device.port().to_string(), row));
+            }
         }
-        self.write(&commit)?;
+        for (port, device) in rows {
+            commit.devices.push((port.to_string(), device.map(|device| json(&*device)).transpose()?));
+        }
+        if commit != Commit::default() {
+            commit.first_seq = self.journal.last_seq() + 1;
+            self.write(&commit)?;
+        }
         Ok(events)
     }
 
     /// Writes until it is written: meanwhile the source keeps what comes, and the kernel what the source
     /// cannot keep.
     fn write(&mut self, commit: &Commit) -> Result<(), Failure> {
+        let mut problem = String::new();
         loop {
-            let problem = match self.journal.commit(commit) {
+            match self.journal.commit(commit) {
                 Ok(()) => return Ok(()),
-                Err(CommitError::Failed(error)) => error.to_string(),
-                Err(CommitError::Closed) => "it is closed".to_owned(),
+                Err(CommitError::Failed(error)) => problem = error.to_string(),
+                // It could not be opened again: that is the problem.
+                Err(CommitError::Closed) => {}
                 Err(error @ (CommitError::Gap { .. } | CommitError::Conflict { .. })) => {
                     return Err(Failure::io(format!("the journal was changed by someone else: {error}")));
                 }
-            };
+            }
             error!(waiting = commit.events.len(), "the journal cannot be written, trying again: {problem}");
             if self.requests.wait_for_stop(REOPEN_PAUSE) {
                 let events = commit.events.len();
@@ -174,7 +187,7 @@ impl Pipeline {
                     ));
                 }
                 Ok(()) => info!("the journal is open again"),
-                Err(error) => warn!("{error}"),
+                Err(error) => problem = error.to_string(),
             }
         }
     }
@@ -191,17 +204,21 @@ pub fn tell_set_aside(journal: &Journal) {
     }
 }
 
-/// The devices that were connected when the journal was last written.
-fn restore(journal: &Journal) -> Result<Vec<Device>, Failure> {
-    let rows = journal.restore().map_err(Failure::io)?;
-    let devices = rows.into_iter().filter_map(|(port, json)| match serde_json::from_str::<Device>(&json) {
-        Ok(device) => Some(device),
-        Err(problem) => {
-            error!("the journal's device in port {port:?} is damaged and taken for unplugged: {problem}");
-            None
+/// The devices that were connected when the journal was last written, and the rows that are damaged.
+fn restore(journal: &Journal) -> Result<(Vec<Device>, Vec<String>), Failure> {
+    let (mut devices, mut damaged) = (Vec::new(), Vec::new());
+    for (row, json) in journal.restore().map_err(Failure::io)? {
+        match serde_json::from_str::<Device>(&json) {
+            Ok(device) if device.port().to_string() == row => devices.push(device),
+            _ => {
+                error!(
+                    "the journal's row of the device in {row:?} is damaged; the device is taken for unplugged"
+                );
+                damaged.push(row);
+            }
         }
-    });
-    Ok(devices.collect())
+    }
+    Ok((devices, damaged))
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {

@@ -1,11 +1,15 @@
 //! Attaches and detaches as an iterator, for programs that keep no log of them.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use autoweave_usb_device::{Change, DeviceTable, Edge, Policy, Reason};
 
 use crate::source::{OpenError, Options, Source, SourceError};
 use crate::watch::{Batch, Watch};
+
+/// Waiting begins anew after this long; it only has to be finite.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Every attach and detach, in order, for as long as it is asked.
 ///
@@ -37,7 +41,7 @@ impl Events {
         let watch = Watch::new(Source::open(options)?, DeviceTable::new(policy), Reason::Coldplug);
         let mut events = Self { watch, waiting: VecDeque::new(), ended: false };
         while !events.ended {
-            let batch = events.watch.next_batch()?;
+            let batch = events.watch.next_batch(PATIENCE)?;
             let is_listening = batch.scanned || !batch.scan_failures.is_empty();
             events.keep(batch);
             if is_listening {
@@ -74,7 +78,7 @@ impl Iterator for Events {
             if self.ended {
                 return None;
             }
-            let batch = match self.watch.next_batch() {
+            let batch = match self.watch.next_batch(PATIENCE) {
                 Ok(batch) => batch,
                 Err(error) => {
                     self.ended = true;

@@ -52,9 +52,10 @@ pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
 pub fn spawn(started: Started) -> io::Result<Thread> {
     let thread = thread::Builder::new().name("usb-poll".to_owned()).spawn(move || {
         let mut number = 0;
-        while !started.is_stopped() && scan(&started, &mut number).is_ok() {
+        while !started.is_stopped() && !started.is_finishing() && scan(&started, &mut number).is_ok() {
             thread::park_timeout(started.interval);
         }
+        let _ = started.wire.send(Wire::Ended);
     })?;
     Ok(thread.thread().clone())
 }

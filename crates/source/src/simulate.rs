@@ -72,23 +72,24 @@ fn run(started: &Started, simulation: Simulation) -> Result<(), Closed> {
     for cycle in 0..simulation.cycles {
         for index in 0..simulation.devices {
             pace();
-            send(Observation::Arrived { reading: Box::new(device(index, cycle)) })?;
+            send(Observation::Arrived { reading: Box::new(device(index, cycle, simulation.devices)) })?;
         }
         for index in 0..simulation.devices {
             pace();
-            let Reading { port, address, .. } = device(index, cycle);
+            let Reading { port, address, .. } = device(index, cycle, simulation.devices);
             send(Observation::Left { port, address: Some(address) })?;
         }
     }
     started.wire.send(Wire::Ended)
 }
 
-/// The device `index` as it is in `cycle`: each plug gives it the bus's next address, as the kernel does.
-fn device(index: u32, cycle: u32) -> Reading {
+/// The device `index` of `devices` as it is in `cycle`: each plug gives it the bus's next address, as the
+/// kernel does.
+fn device(index: u32, cycle: u32, devices: u32) -> Reading {
     let (bus, place) = (index / DEVICES_A_BUS, index % DEVICES_A_BUS);
-    let on_bus = u64::from(DEVICES_A_BUS);
-    let address = (u64::from(cycle) * on_bus + u64::from(place)) % on_bus + 2;
-    // Both are below 128 by construction; 1 is what they would be if they were not.
+    let on_bus = u64::from((devices - bus * DEVICES_A_BUS).min(DEVICES_A_BUS));
+    let address = (u64::from(cycle) * on_bus + u64::from(place)) % u64::from(DEVICES_A_BUS) + 2;
+    // All are below 256 by construction; 1 is what they would be if they were not.
     let byte = |value: u64| u8::try_from(value).unwrap_or(1);
     let bus = u8::try_from(bus + 1).unwrap_or(1);
     let port = Port { bus, path: PortPath::new(&[byte(u64::from(place) + 1)]).unwrap_or_default() };
@@ -111,11 +112,13 @@ mod tests {
 
     #[test]
     fn no_two_devices_share_a_port_or_an_address() {
-        let all: Vec<Reading> = (0..Simulation::DEVICES_MAX).map(|index| device(index, 3)).collect();
+        let devices = Simulation::DEVICES_MAX - 7;
+        let all: Vec<Reading> = (0..devices).map(|index| device(index, 3, devices)).collect();
         let ports: HashSet<Port> = all.iter().map(|reading| reading.port).collect();
         let addresses: HashSet<(u8, u8)> =
             all.iter().map(|reading| (reading.port.bus, reading.address)).collect();
         assert_eq!((ports.len(), addresses.len()), (all.len(), all.len()));
         assert!(all.iter().all(|reading| (2..=127).contains(&reading.address)));
+        assert_ne!(device(4, 1, 5).address, device(4, 2, 5).address, "each plug gives another address");
     }
 }

@@ -49,7 +49,7 @@ pub struct Source {
     description: String,
     wire: Receiver<Wire>,
     interrupter: Interrupter,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     wake: Option<Thread>,
     counters: Arc<Counters>,
     #[cfg(target_os = "linux")]
@@ -65,7 +65,7 @@ pub enum Wire {
     Observed(Observed),
     /// A scan could not list the bus; what is known of it stands.
     ScanFailed(io::Error),
-    /// Somebody asked for the taker's attention; see [`Source::interrupter`].
+    /// Somebody wants the taker's attention; see [`Source::take_interrupt`].
     Interrupted,
     /// The source cannot go on.
     Failed(SourceError),
@@ -75,7 +75,19 @@ pub enum Wire {
 
 /// Wakes whoever takes from a source.
 #[derive(Debug, Clone)]
-pub struct Interrupter(SyncSender<Wire>);
+pub struct Interrupter {
+    is_asked: Arc<AtomicBool>,
+    wire: SyncSender<Wire>,
+}
+
+/// What a source's thread is told.
+#[derive(Debug, Default)]
+struct Stop {
+    /// Hand on what was received, and end.
+    finish: AtomicBool,
+    /// Nobody takes any longer.
+    abandon: AtomicBool,
+}
 
 /// Why a source cannot be opened.
 #[derive(Debug, Error)]
@@ -118,7 +130,7 @@ pub struct Started {
     pub wire: WireSender,
     pub counters: Arc<Counters>,
     pub interval: Duration,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 #[derive(Debug)]
@@ -138,7 +150,7 @@ impl Source {
     /// See [`OpenError`].
     pub fn open(options: &Options) -> Result<Self, OpenError> {
         let (sender, wire) = mpsc::sync_channel(WAITING_MAX);
-        let stop = Arc::new(AtomicBool::new(false));
+        let stop = Arc::new(Stop::default());
         let counters = Arc::new(Counters::default());
         let started = Started {
             wire: WireSender(sender.clone()),
@@ -150,7 +162,7 @@ impl Source {
             name: SourceName::Poll,
             description: String::new(),
             wire,
-            interrupter: Interrupter(sender),
+            interrupter: Interrupter { is_asked: Arc::default(), wire: sender },
             stop,
             wake: None,
             counters,
@@ -243,6 +255,23 @@ impl Source {
         self.interrupter.clone()
     }
 
+    /// Whether [`Interrupter::interrupt`] was called; asked once.
+    pub fn take_interrupt(&self) -> bool {
+        self.interrupter.is_asked.swap(false, Ordering::SeqCst)
+    }
+
+    /// Has the source hand on what it has received by now, and then say [`Wire::Ended`].
+    pub fn finish(&self) {
+        self.stop.finish.store(true, Ordering::SeqCst);
+        self.unpark();
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = &self.wake {
+            thread.unpark();
+        }
+    }
+
     /// Everything that came of observations up to `number` is written down, and need not be kept for a
     /// daemon that would have to read it again.
     #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "only uevents are kept so long"))]
@@ -262,25 +291,29 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = &self.wake {
-            thread.unpark();
-        }
+        self.stop.abandon.store(true, Ordering::SeqCst);
+        self.unpark();
     }
 }
 
 impl Interrupter {
-    /// Has the taker return with [`Wire::Interrupted`], behind what is already waiting.
+    /// Wakes the taker, without ever waiting.
     pub fn interrupt(&self) {
-        // Nobody to wake is as good as awake.
-        let _ = self.0.send(Wire::Interrupted);
+        self.is_asked.store(true, Ordering::SeqCst);
+        // It is awake if its channel is full.
+        let _ = self.wire.try_send(Wire::Interrupted);
     }
 }
 
 impl Started {
     /// Whether the source was dropped.
     pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.abandon.load(Ordering::SeqCst)
+    }
+
+    /// Whether the source was asked to finish.
+    pub fn is_finishing(&self) -> bool {
+        self.stop.finish.load(Ordering::SeqCst)
     }
 }
 

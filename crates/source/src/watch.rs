@@ -12,9 +12,6 @@ use crate::source::{Source, SourceError, Wire};
 /// back and how long a commit takes.
 const BATCH_MAX: usize = 512;
 
-/// How long to wait where nothing is due. It only has to be finite.
-const FOREVER: Duration = Duration::from_secs(3600);
-
 /// See the module's description.
 #[derive(Debug)]
 pub struct Watch {
@@ -22,6 +19,8 @@ pub struct Watch {
     table: DeviceTable,
     scan_reason: Reason,
     last_number: u64,
+    /// Why the source cannot go on; told once what it saw before was returned.
+    failure: Option<SourceError>,
 }
 
 /// What happened since the batch before.
@@ -48,30 +47,32 @@ impl Watch {
         if source.is_live() {
             table.expect_scan();
         }
-        Self { source, table, scan_reason: first_scan_reason, last_number: 0 }
+        Self { source, table, scan_reason: first_scan_reason, last_number: 0, failure: None }
     }
 
-    /// Waits for something to happen and returns it with whatever else has happened by then.
+    /// Waits for something to happen, at most for `patience`, and returns it with whatever else has happened
+    /// by then.
     ///
     /// # Errors
     /// The source cannot go on. What it saw before has been returned.
-    pub fn next_batch(&mut self) -> Result<Batch, SourceError> {
+    pub fn next_batch(&mut self, patience: Duration) -> Result<Batch, SourceError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
         let mut batch = Batch::default();
-        let mut wait = self.time_to_deadline();
+        let mut wait = self.time_to_deadline(patience);
         for _ in 0..BATCH_MAX {
-            match self.source.next(wait) {
-                Some(Wire::Failed(error)) => return Err(error),
-                Some(wire) => self.take(wire, &mut batch),
-                None => {
-                    self.advance(&mut batch);
-                    break;
-                }
-            }
-            if batch.ended {
+            let Some(wire) = self.source.next(wait) else {
+                self.advance(&mut batch);
+                break;
+            };
+            self.take(wire, &mut batch);
+            if batch.ended || self.failure.is_some() {
                 break;
             }
             wait = Duration::ZERO;
         }
+        batch.interrupted = self.source.take_interrupt();
         Ok(batch)
     }
 
@@ -124,13 +125,12 @@ impl Watch {
                 batch.changes.extend(self.table.forgo_scan());
                 batch.scan_failures.push(error);
             }
-            Wire::Interrupted => batch.interrupted = true,
+            Wire::Interrupted => {}
             Wire::Ended => {
                 batch.ended = true;
                 batch.changes.extend(self.table.flush());
             }
-            // The caller has taken it out.
-            Wire::Failed(_) => {}
+            Wire::Failed(error) => self.failure = Some(error),
         }
     }
 
@@ -141,10 +141,9 @@ impl Watch {
         }
     }
 
-    fn time_to_deadline(&self) -> Duration {
+    fn time_to_deadline(&self, patience: Duration) -> Duration {
         let deadline = self.table.next_deadline().filter(|_| self.source.is_live());
-        deadline.map_or(FOREVER, |deadline| {
-            Duration::from_millis(deadline.saturating_sub(clock::now().mono_ms)).min(FOREVER)
-        })
+        let left = |deadline: u64| Duration::from_millis(deadline.saturating_sub(clock::now().mono_ms));
+        deadline.map_or(patience, |deadline| patience.min(left(deadline)))
     }
 }

@@ -129,9 +129,10 @@ fn uevents(loaded: &Loaded) -> Finding {
             ),
         ),
         Ok(source) => finding("uevents", Outcome::Ok, source.description(), ""),
-        Err(error) => {
-            finding("uevents", Outcome::Fail, error.to_string(), "the daemon falls back to polling the bus")
+        Err(error) if super::chain(&loaded.config).is_ok_and(|chain| chain.contains(&Kind::Poll)) => {
+            finding("uevents", Outcome::Warn, error.to_string(), "the daemon polls the bus instead")
         }
+        Err(error) => finding("uevents", Outcome::Fail, error.to_string(), "add poll to source.chain"),
     }
 }
 
@@ -158,9 +159,15 @@ fn journal(directory: &Path) -> Finding {
             format!("{place}: last event {last_seq}, {devices} devices connected"),
             "",
         ),
-        Err(ReadError::Missing { .. }) => {
-            finding("journal", Outcome::Ok, format!("{place}: none yet; the daemon makes it"), "")
-        }
+        Err(ReadError::Missing { .. }) => match may_make_files_in(directory) {
+            Ok(()) => finding("journal", Outcome::Ok, format!("{place}: none yet; the daemon makes it"), ""),
+            Err(error) => finding(
+                "journal",
+                Outcome::Fail,
+                format!("{place} cannot be used: {error}"),
+                "make it writable for this user, or name another with --state-dir",
+            ),
+        },
         Err(error) => finding(
             "journal",
             Outcome::Fail,
@@ -168,4 +175,11 @@ fn journal(directory: &Path) -> Finding {
             "the daemon sets a damaged journal aside when it starts; --state-dir names another directory",
         ),
     }
+}
+
+/// Whether files can be made in `directory`, or in the nearest directory above it that is there.
+fn may_make_files_in(directory: &Path) -> std::io::Result<()> {
+    let absolute = std::path::absolute(directory)?;
+    let there = absolute.ancestors().find(|ancestor| ancestor.is_dir()).unwrap_or(Path::new("/"));
+    tempfile::tempfile_in(there).map(drop)
 }

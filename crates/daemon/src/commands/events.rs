@@ -20,7 +20,8 @@ pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
     super::load(common, None)?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let mut reader = Reader::open(&directory).map_err(unreadable)?;
-    let mut out = Out { reader: &mut reader, is_json: arguments.json, last: 0 };
+    let producer = reader.producer().map_err(Failure::io)?;
+    let mut out = Out { reader: &mut reader, is_json: arguments.json, last: 0, producer };
     signals::exit_when_interrupted();
     let last_seq = out.reader.last_seq().map_err(Failure::io)?;
     match (arguments.since, arguments.follow) {
@@ -35,10 +36,11 @@ pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
         return Ok(());
     }
     loop {
-        if out.reader.changed().map_err(Failure::io)? {
-            out.ascending(out.last.max(arguments.since.unwrap_or(0)), u64::MAX)?;
-        } else {
-            thread::sleep(FOLLOW_PAUSE);
+        match out.reader.changed() {
+            Ok(true) => out.follow(arguments.since.unwrap_or(0))?,
+            // It is being set aside and begun anew.
+            Ok(false) | Err(ReadError::Missing { .. }) => thread::sleep(FOLLOW_PAUSE),
+            Err(error) => return Err(Failure::io(error)),
         }
     }
 }
@@ -48,6 +50,8 @@ struct Out<'a> {
     is_json: bool,
     /// The last event printed.
     last: u64,
+    /// Whose events these are.
+    producer: String,
 }
 
 impl Out<'_> {
@@ -72,6 +76,18 @@ impl Out<'_> {
         Ok(())
     }
 
+    /// Prints what was added since the last look.
+    fn follow(&mut self, since: u64) -> Result<(), Failure> {
+        let producer = self.reader.producer().map_err(Failure::io)?;
+        if producer != self.producer {
+            anstream::eprintln!("autoweave-usbd: this is a new journal; its events are numbered from 1");
+            (self.producer, self.last) = (producer, 0);
+        } else if self.last == 0 {
+            self.last = since;
+        }
+        self.ascending(self.last, u64::MAX)
+    }
+
     /// Prints `count` events up to `last_seq`, newest first, in pages so that no read is long.
     fn newest_first(&mut self, last_seq: u64, count: u64) -> Result<(), Failure> {
         let mut end = last_seq;
@@ -92,7 +108,7 @@ impl Out<'_> {
 
     fn print(&self, row: &Stored) -> Result<(), Failure> {
         if self.is_json {
-            return super::print_bytes(format!("{}\n", row.event).as_bytes());
+            return super::print_json_text(&row.event);
         }
         match serde_json::from_str::<Event>(&row.event) {
             Ok(event) => super::print_line(&show::event_line(&event)),

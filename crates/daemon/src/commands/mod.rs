@@ -15,12 +15,14 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use autoweave_usb_device::Policy;
-use autoweave_usb_source::{Kind, Options};
+use autoweave_usb_source::{Kind, OpenError, Options, Source};
 use clap::CommandFactory as _;
+use tracing::warn;
 
 use crate::cli::{Arguments, Command, Common};
 use crate::config::{self, Chain, Config, Loaded, SourceName};
 use crate::exit::Failure;
+use crate::show;
 
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -73,22 +75,45 @@ fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
         .map_err(Failure::usage)
 }
 
-/// The source the configuration asks for: the first of the chain that this version has.
-fn source_options(config: &Config) -> Result<Options, Failure> {
-    let kind = match &config.source.chain {
-        Chain::Auto => Kind::Auto,
-        Chain::Only(names) => {
-            let known = names.iter().find_map(|name| match name {
-                SourceName::Uevent => Some(Kind::Uevent),
-                SourceName::Poll => Some(Kind::Poll),
-                SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
-            });
-            let none =
-                || Failure::unavailable("source.chain: this version has only the sources uevent and poll");
-            known.ok_or_else(none)?
-        }
+/// The sources the configuration asks for that this version has, in order.
+fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
+    let names = match &config.source.chain {
+        Chain::Auto => return Ok(vec![Kind::Uevent, Kind::Poll]),
+        Chain::Only(names) => names,
     };
-    Ok(options(config, kind))
+    let known = names.iter().filter_map(|name| match name {
+        SourceName::Uevent => Some(Kind::Uevent),
+        SourceName::Poll => Some(Kind::Poll),
+        SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
+    });
+    let known: Vec<Kind> = known.collect();
+    if known.is_empty() {
+        return Err(Failure::unavailable("source.chain: this version has only the sources uevent and poll"));
+    }
+    Ok(known)
+}
+
+/// Opens the first source of the chain that can be opened.
+fn open_source(config: &Config) -> Result<Source, Failure> {
+    first_that_opens(config, Source::open)
+}
+
+/// Opens the first of the chain with which `open` succeeds.
+fn first_that_opens<T>(
+    config: &Config,
+    open: impl Fn(&Options) -> Result<T, OpenError>,
+) -> Result<T, Failure> {
+    let mut problems = Vec::new();
+    for kind in chain(config)? {
+        match open(&options(config, kind)) {
+            Ok(opened) => return Ok(opened),
+            Err(problem) => {
+                warn!("{problem}");
+                problems.push(problem.to_string());
+            }
+        }
+    }
+    Err(Failure::unavailable(problems.join("\n")))
 }
 
 fn options(config: &Config, kind: Kind) -> Options {
@@ -111,11 +136,14 @@ fn print_line(line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| Failure::stdout(&error))
 }
 
-/// Prints a value as one line of JSON. Nothing in it is changed, whatever stdout is.
+/// Prints a value as one line of JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let mut line = serde_json::to_vec(value).map_err(Failure::io)?;
-    line.push(b'\n');
-    print_bytes(&line)
+    print_json_text(&serde_json::to_string(value).map_err(Failure::io)?)
+}
+
+/// Prints a line of JSON, with what a terminal would obey or hide escaped as JSON has it: the value is the same.
+fn print_json_text(json: &str) -> Result<(), Failure> {
+    print_bytes(format!("{}\n", show::escape_json(json)).as_bytes())
 }
 
 fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {

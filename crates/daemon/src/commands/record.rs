@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use autoweave_usb_source::{Recorder, Source, Wire};
+use autoweave_usb_source::{Recorder, Wire};
 
 use crate::cli::{Common, Record};
 use crate::exit::Failure;
@@ -13,7 +13,7 @@ const WAIT: Duration = Duration::from_secs(3600);
 
 pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let source = Source::open(&super::source_options(&config)?).map_err(Failure::unavailable)?;
+    let source = super::open_source(&config)?;
     let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
     let requests = signals::handle(source.interrupter())?;
     let file = arguments.file.display();
@@ -33,5 +33,5 @@ pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
         }
     }
     anstream::eprintln!("{count} observations in {file}; play them with `autoweave-usbd replay {file}`");
-    Ok(())
+    if requests.is_stop() { Err(Failure::interrupted()) } else { Ok(()) }
 }

@@ -1,15 +1,20 @@
 //! The daemon.
 
-use autoweave_usb_device::{Device, Event};
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::{Durability, Journal, Options as JournalOptions};
-use autoweave_usb_source::{Batch, Source, has_usb};
-use tracing::{debug, error, info, warn};
+use autoweave_usb_source::{Batch, has_usb};
+use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
 use crate::config::{self, Config, Loaded};
 use crate::exit::Failure;
 use crate::pipeline::{Pipeline, Step, tell_set_aside};
 use crate::{logging, show, signals, stamp, state_dir};
+
+/// A wait begins anew after this long; it only has to be finite.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
@@ -19,28 +24,24 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         warn!("{origin}: `{key}` is set, but this version does not use it yet");
     }
     let config = &loaded.config;
+    // First the source: what happens while a large journal is opened waits in its buffer.
+    let source = super::open_source(config)?;
+    let requests = signals::handle(source.interrupter())?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let journal = Journal::open(&directory, journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
-    let source = Source::open(&super::source_options(config)?).map_err(Failure::unavailable)?;
-    let requests = signals::handle(source.interrupter())?;
     let host = stamp::host(config.host.as_ref());
     let (pipeline, events) = Pipeline::open(journal, source, super::policy(config), host, requests.clone())?;
     log_events(&events);
-    let mut daemon = Daemon { pipeline, loaded, is_ready: false };
-    loop {
-        let Step { events, batch } = daemon.pipeline.step()?;
-        log_events(&events);
-        daemon.report(&batch);
+    let mut daemon = Daemon { pipeline, loaded, is_ready: false, told: Vec::new() };
+    while !requests.is_stop() {
+        let batch = daemon.step(PATIENCE)?;
         if batch.scanned && !daemon.is_ready {
             daemon.is_ready = true;
             daemon.greet(&directory);
         }
         if requests.take_reload() {
             daemon.reload(common, arguments)?;
-        }
-        if requests.is_stop() {
-            break;
         }
     }
     daemon.stop()
@@ -58,9 +59,19 @@ struct Daemon {
     pipeline: Pipeline,
     loaded: Loaded,
     is_ready: bool,
+    /// The counters whose first count was told.
+    told: Vec<&'static str>,
 }
 
 impl Daemon {
+    /// Waits for something to happen, and tells it once it is written down.
+    fn step(&mut self, patience: Duration) -> Result<Batch, Failure> {
+        let Step { events, batch } = self.pipeline.step(patience)?;
+        log_events(&events);
+        self.report(&batch);
+        Ok(batch)
+    }
+
     /// What a person who started the daemon wants to know, once: what it watches, what is there, and where to
     /// look.
     fn greet(&self, directory: &std::path::Path) {
@@ -79,9 +90,12 @@ impl Daemon {
     }
 
     /// Says what became of observations that are no events.
-    fn report(&self, batch: &Batch) {
-        for lost in &batch.overruns {
-            let usb_source_overruns_total = self.counter("overruns");
+    fn report(&mut self, batch: &Batch) {
+        let counters = self.pipeline.watch().source().counters().all();
+        if !batch.overruns.is_empty() {
+            let usb_source_overruns_total =
+                counters.iter().find(|(name, _)| *name == "overruns").map(|found| found.1);
+            let lost: u64 = batch.overruns.iter().flatten().sum();
             warn!(
                 usb_source_overruns_total,
                 lost, "the kernel dropped messages; the bus is scanned for what was lost"
@@ -90,11 +104,12 @@ impl Daemon {
         for failure in &batch.scan_failures {
             error!("the bus cannot be scanned: {failure}; what is known of it stands");
         }
-    }
-
-    fn counter(&self, name: &str) -> u64 {
-        let counters = self.pipeline.watch().source().counters().all();
-        counters.iter().find(|(known, _)| *known == name).map_or(0, |(_, count)| *count)
+        for (name, _) in counters.into_iter().filter(|(_, count)| *count > 0) {
+            if !self.told.contains(&name) {
+                self.told.push(name);
+                info!("the first of its kind: {name}; they are counted");
+            }
+        }
     }
 
     /// Loads the configuration again. What can change without losing events does; a bad one is refused.
@@ -121,13 +136,29 @@ impl Daemon {
         Ok(())
     }
 
-    fn stop(self) -> Result<(), Failure> {
-        let counters = self.pipeline.watch().source().counters().all();
-        for (name, count) in counters.into_iter().filter(|(_, count)| *count > 0) {
+    /// Writes down what was received, as far as there is time, and closes the journal.
+    fn stop(mut self) -> Result<(), Failure> {
+        self.pipeline.watch().source().finish();
+        let timeout = self.loaded.config.performance.shutdown_timeout;
+        let deadline = Instant::now() + timeout;
+        while !self.step(deadline.saturating_duration_since(Instant::now()))?.ended {
+            if Instant::now() >= deadline {
+                warn!("not all that was received could be written down within {} ms", timeout.as_millis());
+                break;
+            }
+        }
+        let watch = self.pipeline.watch();
+        for (name, count) in watch.source().counters().all().into_iter().filter(|(_, count)| *count > 0) {
             info!(count, "counted: {name}");
         }
-        let tallies = self.pipeline.watch().table().tallies();
-        debug!(?tallies, "edges that became no event");
+        let Tallies { coalesced, filtered, duplicate, unmatched } = watch.table().tallies();
+        info!(
+            coalesced,
+            filtered = filtered.iter().sum::<u64>(),
+            duplicate,
+            unmatched,
+            "edges that became no event"
+        );
         log_events(&self.pipeline.finish()?);
         info!("stopped");
         Ok(())

@@ -1,7 +1,7 @@
 //! Feeds synthetic devices, or a recording, through the pipeline that the daemon runs.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Event, Policy};
 use autoweave_usb_journal::Journal;
@@ -13,6 +13,9 @@ use crate::config::Loaded;
 use crate::exit::Failure;
 use crate::pipeline::{Pipeline, Step, tell_set_aside};
 use crate::{logging, show, signals, stamp};
+
+/// A wait begins anew after this long; it only has to be finite.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What to print of each event.
 #[derive(Clone, Copy, PartialEq)]
@@ -64,12 +67,20 @@ fn feed(
     let progress = progress(edges);
     let begin = Instant::now();
     let mut count = tell(&events, print)?;
-    loop {
-        let Step { events, batch } = pipeline.step()?;
-        count += tell(&events, print)?;
-        progress.inc(events.iter().map(|event| u64::from(event.edges)).sum());
-        if batch.ended || requests.is_stop() {
-            break;
+    let mut outcome = Ok(());
+    while outcome.is_ok() {
+        match pipeline.step(PATIENCE) {
+            Ok(Step { events, batch }) => {
+                count += tell(&events, print)?;
+                progress.inc(events.iter().map(|event| u64::from(event.edges)).sum());
+                if batch.ended {
+                    break;
+                }
+            }
+            Err(failure) => outcome = Err(failure),
+        }
+        if requests.is_stop() {
+            outcome = Err(Failure::interrupted());
         }
     }
     let tallies = pipeline.watch().table().tallies();
@@ -88,7 +99,7 @@ fn feed(
         summary += &format!("; see `autoweave-usbd events --state-dir {}`", directory.display());
     }
     anstream::eprintln!("{summary}");
-    if requests.is_stop() { std::process::exit(130) } else { Ok(()) }
+    outcome
 }
 
 /// The directory asked for, or one that goes when the second value does.

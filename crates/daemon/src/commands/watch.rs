@@ -1,7 +1,9 @@
 //! Prints what is plugged in and out, as it happens. Keeps nothing.
 
+use std::sync::atomic::Ordering;
+
 use autoweave_usb_device::{Edge, Reason};
-use autoweave_usb_source::{Events, has_usb};
+use autoweave_usb_source::{Events, Options, has_usb};
 
 use crate::cli::{Common, Watch};
 use crate::exit::Failure;
@@ -10,16 +12,21 @@ use crate::{show, signals};
 
 pub fn run(common: &Common, arguments: &Watch) -> Result<(), Failure> {
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let options = super::source_options(&config)?;
-    let events = Events::with_policy(&options, super::policy(&config)).map_err(Failure::unavailable)?;
+    let open = |options: &Options| Events::with_policy(options, super::policy(&config));
+    let mut events = super::first_that_opens(&config, open)?;
     signals::exit_when_interrupted();
     anstream::eprintln!("watching {}; Ctrl-C to end", events.watch().source().description());
     if !has_usb() {
         anstream::eprintln!("this machine has no USB bus; try `autoweave-usbd simulate --json`");
     }
     let mut stamp = Stamp::ephemeral(stamp::host(config.host.as_ref()));
-    for edge in events {
+    let mut overruns = 0;
+    while let Some(edge) = events.next() {
         let edge: Edge = edge.map_err(Failure::unavailable)?;
+        let overruns_now = events.watch().source().counters().overruns.load(Ordering::Relaxed);
+        if overruns_now > std::mem::replace(&mut overruns, overruns_now) {
+            anstream::eprintln!("the kernel dropped messages; a scan tells the difference");
+        }
         // What was there before is shown by `devices`; here it would only bury what happens.
         if edge.reason == Reason::Coldplug {
             continue;

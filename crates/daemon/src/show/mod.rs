@@ -24,6 +24,7 @@ use text::Span;
 pub use event::{edge_line, event_line};
 pub use names::name;
 pub use table::devices_table;
+pub use text::escape_json;
 pub use tree::devices_tree;
 
 const PLAIN: Style = Style::new();

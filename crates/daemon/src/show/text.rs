@@ -1,5 +1,6 @@
 //! Text that is safe on a terminal: what it would obey or hide is shown as `\u{1b}`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
 
@@ -83,6 +84,25 @@ impl fmt::Display for Span {
         let Self { style, text } = self;
         write!(f, "{style}{text}{style:#}")
     }
+}
+
+/// JSON with every character that a terminal would obey or hide as a `\\u` escape. Such a character can only
+/// stand in a string, so the value stays the same.
+pub fn escape_json(json: &str) -> Cow<'_, str> {
+    if !json.chars().any(is_hidden) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 64);
+    for character in json.chars() {
+        if is_hidden(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                escaped += &format!("\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 fn visible(text: &str) -> String {

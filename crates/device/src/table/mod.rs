@@ -237,7 +237,12 @@ impl DeviceTable {
             return;
         }
         let port = reading.port;
-        if self.state(port).present.is_some() {
+        let must_wait = self.must_wait(port);
+        let is_taken = self.state(port).present.is_some();
+        if is_taken && must_wait {
+            // Nothing of the one before stays published while its successor is not.
+            self.depart(port, cause, out);
+        } else if is_taken {
             self.release_orphan(port, out);
             self.children_left(port, cause, out);
         }
@@ -246,7 +251,11 @@ impl DeviceTable {
         let hidden = self.policy.filters.hides(&device);
         let state = self.state(port);
         (state.present, state.hidden) = (Some(Arc::new(device)), hidden);
-        self.announce(port, cause, out);
+        if must_wait {
+            state.orphan = Some(cause);
+        } else {
+            self.edge(port, cause, out);
+        }
     }
 
     fn left(&mut self, port: Port, address: Option<u8>, cause: Cause, out: &mut Vec<Change>) {

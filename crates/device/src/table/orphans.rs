@@ -3,7 +3,7 @@
 //! At the start, and after messages were lost, a device may be heard of before the scan that tells of its hub.
 //! The hub's attach has to go out first, so the device waits for that scan; not longer than it is connected.
 
-use super::{Cause, Change, DeviceTable, Port};
+use super::{Change, DeviceTable, Port};
 
 impl DeviceTable {
     /// A scan follows, and tells of what was there before. Until it is taken in, or [`Self::forgo_scan`] says
@@ -37,15 +37,10 @@ impl DeviceTable {
         }
     }
 
-    /// The device in `port` has just arrived. If its hub is not known and may be soon, it waits.
-    pub(super) fn announce(&mut self, port: Port, cause: Cause, out: &mut Vec<Change>) {
-        let hub = port.parent().map(|hub| self.ports.get(&hub));
+    /// Whether a device that arrives in `port` has to wait: its hub is not known, and may be soon.
+    pub(super) fn must_wait(&self, port: Port) -> bool {
         let is_known =
-            hub.is_none_or(|hub| hub.is_some_and(|hub| hub.present.is_some() && hub.orphan.is_none()));
-        if is_known || !self.is_scan_due {
-            self.edge(port, cause, out);
-        } else {
-            self.state(port).orphan = Some(cause);
-        }
+            |hub: Port| self.ports.get(&hub).is_some_and(|hub| hub.present.is_some() && hub.orphan.is_none());
+        self.is_scan_due && port.parent().is_some_and(|hub| !is_known(hub))
     }
 }

@@ -373,6 +373,15 @@ fn a_device_known_from_before_goes_even_where_its_hub_is_not_known() {
 }
 
 #[test]
+fn a_successor_that_waits_leaves_the_name_before_it_free() {
+    let lost = Observation::Overrun { lost: None };
+    let found = [reading("usb1", 1, "A"), reading("usb2", 1, "R"), reading("2-1", 3, "B")];
+    let script = [(0, arrived(reading("2-1", 2, "A"))), (1, lost), (2, arrived(reading("2-1", 3, "B")))];
+    let script = script.into_iter().chain([(3, scan(&found))]);
+    check(0, script, &["attach :A", "detach :A", "attach :A reconcile", "attach :R reconcile", "attach :B"]);
+}
+
+#[test]
 fn a_device_waits_for_one_scan_only() {
     let mut table = DeviceTable::new(Policy::default());
     table.expect_scan();

@@ -95,16 +95,23 @@ impl UeventSocket {
         })
     }
 
-    /// How many messages the kernel has dropped on this socket (`/proc/net/netlink`, column `Drops`).
-    pub fn drops(&self) -> Option<u64> {
-        let inode = nix::sys::stat::fstat(&self.fd).ok()?.st_ino.to_string();
-        let table = std::fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
-        // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
-        let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        columns
-            .filter(|columns| columns.get(9) == Some(&inode.as_str()))
-            .find_map(|columns| columns[8].parse().ok())
+    /// The socket's inode, by which [`drops`] knows it.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(nix::sys::stat::fstat(&self.fd)?.st_ino)
     }
+}
+
+/// How many messages the kernel has dropped on a socket (`/proc/net/netlink`, column `Drops`).
+pub fn drops(inode: u64) -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
+    // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
+    let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns
+        .filter(|columns| columns.get(9).and_then(|column| column.parse().ok()) == Some(inode))
+        .find_map(|columns| columns[8].parse().ok())
 }
 
 impl AsFd for UeventSocket {

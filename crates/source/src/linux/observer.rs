@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
 
-use super::netlink::UeventSocket;
+use super::netlink::{self, UeventSocket};
 use super::readers::{Done, Job, Readers};
 use super::receiver::Receiver;
 use super::ring::{Content, RawMessage, Ring};
@@ -24,7 +24,7 @@ use crate::{Closed, Counters, SourceError, Started, Wire, clock};
 /// How long an attach waits for its device to be readable.
 const READ_LIMIT: Duration = Duration::from_millis(200);
 
-/// How long a scan waits for devices that are slow to be read.
+/// How long a scan waits for the next device to be read.
 const SCAN_READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// Messages being held back by reads, at most; further ones stay in the ring.
@@ -49,6 +49,11 @@ pub struct Observer {
     scan: Scan,
     next_scan: Instant,
     rescan_pause: Duration,
+    /// Something happened that only a scan begun after it can tell.
+    is_scan_wanted: bool,
+    /// The ticket of the drain after which to end, once asked to finish.
+    last_drain: Option<u64>,
+    socket_inode: u64,
     drops: u64,
 }
 
@@ -108,7 +113,13 @@ struct Listing {
 
 impl Observer {
     /// An observer whose first act is a scan.
-    pub fn new(started: Started, sysfs: Sysfs, readers: Readers, receiver: Receiver) -> Self {
+    pub fn new(
+        started: Started,
+        sysfs: Sysfs,
+        readers: Readers,
+        receiver: Receiver,
+        socket_inode: u64,
+    ) -> Self {
         Self {
             started,
             sysfs,
@@ -119,6 +130,9 @@ impl Observer {
             scan: Scan::Idle,
             next_scan: Instant::now(),
             rescan_pause: RESCAN_PAUSE,
+            is_scan_wanted: false,
+            last_drain: None,
+            socket_inode,
             drops: 0,
         }
     }
@@ -134,8 +148,7 @@ impl Observer {
             if self.release().is_err() {
                 return;
             }
-            if let Some(error) = self.receiver.ring.failure() {
-                let _ = self.started.wire.send(Wire::Failed(SourceError::Receive(error)));
+            if is_ring_empty && self.slots.is_empty() && self.has_ended() {
                 return;
             }
             // With every slot taken, the first one waits for a reader, which unparks.
@@ -143,6 +156,27 @@ impl Observer {
                 thread::park_timeout(self.idle_time());
             }
         }
+    }
+
+    /// Whether everything there will be was handed on: the receiver has failed, or this was asked to finish
+    /// and the socket was found empty since.
+    fn has_ended(&mut self) -> bool {
+        if let Some(error) = self.receiver.ring.failure() {
+            let _ = self.started.wire.send(Wire::Failed(SourceError::Receive(error)));
+            return true;
+        }
+        if !self.started.is_finishing() {
+            return false;
+        }
+        match self.last_drain {
+            None => self.last_drain = Some(self.ask_drain()),
+            Some(ticket) if self.receiver.ring.drained(ticket) => {
+                let _ = self.started.wire.send(Wire::Ended);
+                return true;
+            }
+            Some(_) => {}
+        }
+        false
     }
 
     /// Takes messages while there is room. True if there were no more.
@@ -157,7 +191,8 @@ impl Observer {
 
     fn take(&mut self, RawMessage { number, at, content }: RawMessage) {
         let Content::Uevent(bytes) = &content else {
-            return self.overrun(number, at, &content);
+            self.overrun(number, at);
+            return;
         };
         match uevent::parse(bytes) {
             Ok(Uevent::Added { devpath, bare }) => {
@@ -165,6 +200,7 @@ impl Observer {
                 self.start_reading(number, at, devpath, bare, Fallback::Arrived);
             }
             Ok(Uevent::Changed { devpath, bare }) => {
+                self.touch(bare.port);
                 self.start_reading(number, at, devpath, bare, Fallback::Nothing);
             }
             Ok(Uevent::Removed { port, address }) => {
@@ -172,6 +208,7 @@ impl Observer {
                 self.push(number, at, Pending::Ready(Observation::Left { port, address }));
             }
             Ok(Uevent::Bound { port, interface, driver }) => {
+                self.touch(port);
                 let driver = driver.map(str::to_owned);
                 self.push(number, at, Pending::Ready(Observation::Bound { port, interface, driver }));
             }
@@ -180,20 +217,20 @@ impl Observer {
                 // It said that something happened on USB: the scan finds out what.
                 Counters::add(&self.started.counters.malformed, 1);
                 self.receiver.ring.discard(number);
-                self.next_scan = Instant::now();
+                self.is_scan_wanted = true;
             }
         }
     }
 
-    fn overrun(&mut self, number: u64, at: Moment, content: &Content) {
-        let Content::Overrun { drops } = content else { return };
+    fn overrun(&mut self, number: u64, at: Moment) {
+        let drops = netlink::drops(self.socket_inode);
         let lost = drops.map(|drops| drops.saturating_sub(std::mem::replace(&mut self.drops, drops)));
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost.unwrap_or(0));
         self.push(number, at, Pending::Ready(Observation::Overrun { lost }));
         // A scan that is under way began before the loss and may have missed what was lost.
         self.scan = Scan::Idle;
-        self.next_scan = Instant::now();
+        self.is_scan_wanted = true;
     }
 
     fn start_reading(
@@ -206,8 +243,18 @@ impl Observer {
     ) {
         let ticket = self.first_ticket + self.slots.len() as u64;
         let deadline = Instant::now() + READ_LIMIT;
-        self.readers.announced(ticket, devpath, &bare, deadline);
-        self.push(number, at, Pending::Reading { bare, deadline, fallback });
+        let pending = Pending::Reading { bare, deadline, fallback };
+        let Pending::Reading { bare, .. } = &pending else { return };
+        let is_being_read = self.readers.announced(ticket, devpath, bare, deadline);
+        self.push(number, at, if is_being_read { pending } else { self.unread(pending) });
+    }
+
+    /// The device could not be read although it is there.
+    fn unread(&self, pending: Pending) -> Pending {
+        if matches!(pending, Pending::Reading { fallback: Fallback::Arrived, .. }) {
+            Counters::add(&self.started.counters.reads_timed_out, 1);
+        }
+        pending.without_reading()
     }
 
     fn push(&mut self, number: u64, at: Moment, content: Pending) {
@@ -232,34 +279,27 @@ impl Observer {
             }
             return;
         };
-        let fallback = match &slot.content {
-            Pending::Reading { fallback, .. } => *fallback,
-            _ => return,
+        if !matches!(slot.content, Pending::Reading { .. }) {
+            return;
+        }
+        let pending = std::mem::replace(&mut slot.content, Pending::Nothing);
+        let content = match (outcome, pending) {
+            (Ok(reading), pending) => pending.with_reading(reading),
+            (Err(Unread::NotReady), pending) => self.unread(pending),
+            (Err(Unread::Gone), pending) => pending.without_reading(),
         };
-        slot.content = match (outcome, fallback) {
-            (Ok(reading), Fallback::Arrived) => {
-                Pending::Ready(Observation::Arrived { reading: Box::new(reading) })
-            }
-            (Ok(reading), Fallback::Nothing) => {
-                Pending::Ready(Observation::Refreshed { reading: Box::new(reading) })
-            }
-            (Err(_), _) => std::mem::replace(&mut slot.content, Pending::Nothing).without_reading(),
-        };
+        if let Some(slot) = index.and_then(|index| self.slots.get_mut(index)) {
+            slot.content = content;
+        }
     }
 
     /// Hands on what is ready, in order.
     fn release(&mut self) -> Result<(), Closed> {
-        while let Some(slot) = self.slots.front_mut() {
-            if let Pending::Reading { deadline, .. } = &slot.content {
-                if Instant::now() < *deadline {
-                    return Ok(());
-                }
-                Counters::add(&self.started.counters.reads_timed_out, 1);
-                slot.content = std::mem::replace(&mut slot.content, Pending::Nothing).without_reading();
-            }
+        let is_waiting = |slot: &Slot| matches!(&slot.content, Pending::Reading { deadline, .. } if Instant::now() < *deadline);
+        while self.slots.front().is_some_and(|slot| !is_waiting(slot)) {
             let Some(Slot { number, at, content }) = self.slots.pop_front() else { return Ok(()) };
             self.first_ticket += 1;
-            match content {
+            match self.unread(content) {
                 Pending::Ready(observation) => {
                     let source = SourceName::Uevent;
                     self.started.wire.send(Wire::Observed(Observed { number, at, source, observation }))?;
@@ -278,7 +318,10 @@ impl Observer {
 
     fn step_scan(&mut self) {
         self.scan = match std::mem::replace(&mut self.scan, Scan::Idle) {
-            Scan::Idle if Instant::now() >= self.next_scan => Scan::Opening { ticket: self.ask_drain() },
+            Scan::Idle if self.is_scan_wanted || Instant::now() >= self.next_scan => {
+                self.is_scan_wanted = false;
+                Scan::Opening { ticket: self.ask_drain() }
+            }
             Scan::Opening { ticket } if self.receiver.ring.drained(ticket) => self.list(),
             Scan::Reading(listing) => self.read_on(listing),
             Scan::Closing { ticket, listing } if self.receiver.ring.drained(ticket) => {
@@ -337,7 +380,10 @@ impl Observer {
             return;
         }
         match outcome {
-            Ok(reading) => listing.readings.push(reading),
+            Ok(reading) => {
+                listing.readings.push(reading);
+                listing.deadline = Some(Instant::now() + SCAN_READ_LIMIT);
+            }
             Err(Unread::NotReady) => drop(listing.unread.insert(port)),
             // It went between the listing and the reading, so its edge is on its way.
             Err(Unread::Gone) => {}
@@ -374,6 +420,17 @@ impl Observer {
 }
 
 impl Pending {
+    fn with_reading(self, reading: Reading) -> Self {
+        let reading = Box::new(reading);
+        match self {
+            Self::Reading { fallback: Fallback::Arrived, .. } => {
+                Self::Ready(Observation::Arrived { reading })
+            }
+            Self::Reading { .. } => Self::Ready(Observation::Refreshed { reading }),
+            other => other,
+        }
+    }
+
     /// What is left when the device could not be read.
     fn without_reading(self) -> Self {
         match self {
@@ -392,6 +449,7 @@ impl Pending {
 /// No more threads can be had.
 pub fn spawn(started: Started, socket: UeventSocket) -> io::Result<(Arc<Ring>, Thread)> {
     let sysfs = Sysfs::new("/sys");
+    let socket_inode = socket.inode()?;
     let (sender, ring) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("usb-observe".to_owned()).spawn(move || {
         let me = thread::current();
@@ -400,7 +458,7 @@ pub fn spawn(started: Started, socket: UeventSocket) -> io::Result<(Arc<Ring>, T
         match parts {
             Ok((receiver, readers)) => {
                 let _ = sender.send(Ok(receiver.ring.clone()));
-                Observer::new(started, sysfs, readers, receiver).run();
+                Observer::new(started, sysfs, readers, receiver, socket_inode).run();
             }
             Err(error) => drop(sender.send(Err(error))),
         }

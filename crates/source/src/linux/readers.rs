@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -16,6 +16,9 @@ const THREADS: usize = 4;
 
 /// How long to wait before asking sysfs again for a device that is not complete yet.
 const RETRY: Duration = Duration::from_millis(2);
+
+/// Jobs that wait for a thread, at most. With more, every thread is stuck.
+const JOBS_MAX: usize = 64;
 
 /// What to read.
 #[derive(Debug)]
@@ -38,7 +41,7 @@ pub struct Done {
 /// The threads. They end when this is dropped, a stuck one when its read does.
 #[derive(Debug)]
 pub struct Readers {
-    jobs: Sender<Job>,
+    jobs: SyncSender<Job>,
     done: Receiver<Done>,
     /// Ports whose listing is being read; a stuck one is not asked again.
     listing: HashSet<Port>,
@@ -50,7 +53,7 @@ impl Readers {
     /// # Errors
     /// No more threads can be had.
     pub fn spawn(sysfs: &Sysfs, observer: &Thread) -> io::Result<Self> {
-        let (jobs, queue) = mpsc::channel();
+        let (jobs, queue) = mpsc::sync_channel(JOBS_MAX);
         let (results, done) = mpsc::channel();
         let queue = Arc::new(Mutex::new(queue));
         for index in 0..THREADS {
@@ -68,19 +71,20 @@ impl Readers {
         Ok(Self { jobs, done, listing: HashSet::new() })
     }
 
-    /// Has a device read that a uevent was about. The caller bounds how many.
-    pub fn announced(&self, ticket: u64, devpath: &str, bare: &Reading, deadline: Instant) {
+    /// Has a device read that a uevent was about. False if the threads have too much to do.
+    pub fn announced(&self, ticket: u64, devpath: &str, bare: &Reading, deadline: Instant) -> bool {
         let (port, address) = (bare.port, bare.address);
-        self.send(Job::Announced { ticket, devpath: devpath.to_owned(), port, address, deadline });
+        self.send(Job::Announced { ticket, devpath: devpath.to_owned(), port, address, deadline })
     }
 
-    /// Has a port read for a scan. False when it is still being read for an earlier one.
+    /// Has a port read for a scan. False if the threads have too much to do, or still read it for an earlier
+    /// one.
     pub fn listed(&mut self, port: Port) -> bool {
-        let is_new = self.listing.insert(port);
-        if is_new {
-            self.send(Job::Listed { port });
+        let is_sent = !self.listing.contains(&port) && self.send(Job::Listed { port });
+        if is_sent {
+            self.listing.insert(port);
         }
-        is_new
+        is_sent
     }
 
     /// A job that is done, if one is.
@@ -92,10 +96,8 @@ impl Readers {
         Some(done)
     }
 
-    fn send(&self, job: Job) {
-        // The threads hold the other end for as long as this one is there, unless all of them panicked; then
-        // the observer goes on with what uevents say.
-        let _ = self.jobs.send(job);
+    fn send(&self, job: Job) -> bool {
+        self.jobs.try_send(job).is_ok()
     }
 }
 
@@ -106,6 +108,8 @@ fn next_job(queue: &Mutex<Receiver<Job>>) -> Option<Job> {
 fn run(sysfs: &Sysfs, job: Job) -> Done {
     let outcome = match &job {
         Job::Listed { port } => sysfs.read(*port),
+        // It was announced without being read while all threads were stuck; the next scan reads it.
+        Job::Announced { deadline, .. } if Instant::now() >= *deadline => Err(Unread::NotReady),
         Job::Announced { devpath, port, address, deadline, .. } => loop {
             match sysfs.read_devpath(devpath, *port, *address) {
                 Err(Unread::NotReady) if Instant::now() + RETRY < *deadline => thread::sleep(RETRY),

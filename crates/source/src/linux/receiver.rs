@@ -72,6 +72,7 @@ impl Run {
     fn run(&self) -> io::Result<()> {
         let mut buffer = [0; MESSAGE_BYTES_MAX];
         loop {
+            let asked = self.ring.last_drain_asked();
             let content = match self.socket.receive(&mut buffer)? {
                 Received::Message(bytes) if uevent::is_usb(&buffer[..bytes]) => {
                     Content::Uevent(buffer[..bytes].into())
@@ -81,11 +82,12 @@ impl Run {
                     Counters::add(&self.counters.foreign, 1);
                     continue;
                 }
-                Received::Truncated | Received::Overrun => Content::Overrun { drops: self.socket.drops() },
+                Received::Truncated | Received::Overrun => Content::Overrun,
                 Received::Empty => {
-                    self.ring.answer_drain();
+                    self.ring.answer_drain(asked);
                     self.observer.unpark();
                     self.wait()?;
+                    // Nothing to read means that the socket woke us.
                     let _ = self.wake.read();
                     if self.ring.is_closed() {
                         return Ok(());

@@ -1,12 +1,14 @@
 //! The received messages, from the socket until the journal has them.
 //!
 //! The receiver puts messages in and numbers them; the observer takes each once; the journal's owner says up
-//! to which number everything is written down, and only then are they forgotten. Full, it makes the receiver
-//! wait, and the kernel's receive buffer collects what comes meanwhile.
+//! to which number everything is written down, and then they are forgotten. Full, it forgets the oldest that
+//! were taken, whose port the next start's scan would look at; full of messages that nobody took, it makes the
+//! receiver wait, and the kernel's receive buffer collects what comes meanwhile.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use autoweave_usb_device::Moment;
 
@@ -28,9 +30,9 @@ pub struct RawMessage {
 #[derive(Debug, Clone)]
 pub enum Content {
     /// A uevent about USB.
-    Uevent(Box<[u8]>),
-    /// Messages were lost here; how many altogether so far, where the kernel says.
-    Overrun { drops: Option<u64> },
+    Uevent(Arc<[u8]>),
+    /// Messages were lost here.
+    Overrun,
 }
 
 /// See the module's description.
@@ -38,6 +40,8 @@ pub enum Content {
 pub struct Ring {
     state: Mutex<State>,
     room: Condvar,
+    /// Tickets drawn by [`Self::ask_drain`].
+    drains_asked: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -49,7 +53,6 @@ struct State {
     last: u64,
     /// The number of the last message that was taken.
     taken: u64,
-    drains_asked: u64,
     drains_answered: u64,
     /// The last message that was in when the latest drain was answered.
     drained_at: u64,
@@ -61,7 +64,7 @@ impl Ring {
     /// Puts a message in, waiting for room. False when the ring was closed.
     pub fn push(&self, at: Moment, content: Content) -> bool {
         let bytes = content.bytes();
-        let is_full = |state: &mut State| !state.closed && state.bytes > 0 && state.bytes + bytes > BYTES_MAX;
+        let is_full = |state: &mut State| !state.closed && !state.make_room(bytes);
         let guard = self.room.wait_while(self.lock(), is_full);
         let mut state = guard.unwrap_or_else(PoisonError::into_inner);
         if state.closed {
@@ -74,13 +77,15 @@ impl Ring {
         true
     }
 
-    /// Takes the next message, if there is one. It is kept until [`Self::journaled`] or [`Self::discard`].
+    /// Takes the next message, if there is one.
     pub fn take(&self) -> Option<RawMessage> {
         let mut state = self.lock();
         let first = state.messages.front()?.0.number;
         let next = usize::try_from((state.taken + 1).max(first) - first).ok()?;
         let message = state.messages.get(next)?.0.clone();
         state.taken = message.number;
+        drop(state);
+        self.room.notify_one();
         Some(message)
     }
 
@@ -108,12 +113,24 @@ impl Ring {
         self.forget(state);
     }
 
-    /// Asks the receiver to say when it has found the socket empty. The answer is [`Self::drained`]'s, by
-    /// the ticket returned here.
+    /// Asks the receiver to look at the socket and say when it found it empty. The answer is
+    /// [`Self::drained`]'s, by the ticket returned here.
     pub fn ask_drain(&self) -> u64 {
+        self.drains_asked.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// The last ticket that was drawn: for the receiver, before it looks at the socket.
+    pub fn last_drain_asked(&self) -> u64 {
+        self.drains_asked.load(Ordering::SeqCst)
+    }
+
+    /// The receiver found the socket empty, in a look that began after `ticket` was drawn.
+    pub fn answer_drain(&self, ticket: u64) {
         let mut state = self.lock();
-        state.drains_asked += 1;
-        state.drains_asked
+        if ticket > state.drains_answered {
+            state.drains_answered = ticket;
+            state.drained_at = state.last;
+        }
     }
 
     /// Whether the receiver has found the socket empty since the ticket was drawn, and everything it had got
@@ -121,17 +138,6 @@ impl Ring {
     pub fn drained(&self, ticket: u64) -> bool {
         let state = self.lock();
         state.drains_answered >= ticket && state.taken >= state.drained_at
-    }
-
-    /// The receiver found the socket empty. True if anyone had asked.
-    pub fn answer_drain(&self) -> bool {
-        let mut state = self.lock();
-        let asked = state.drains_asked > state.drains_answered;
-        state.drains_answered = state.drains_asked;
-        if asked {
-            state.drained_at = state.last;
-        }
-        asked
     }
 
     /// The number of the last message that was taken.
@@ -161,17 +167,9 @@ impl Ring {
     }
 
     fn forget(&self, mut state: MutexGuard<'_, State>) {
-        let mut freed = false;
-        // What was not taken yet is never done, but `journaled` may name any number.
-        while state.messages.front().is_some_and(|(message, done)| *done && message.number <= state.taken) {
-            let bytes = state.messages.pop_front().map_or(0, |(message, _)| message.content.bytes());
-            state.bytes -= bytes;
-            freed = true;
-        }
+        while state.messages.front().is_some_and(|(_, done)| *done) && state.forget_first() {}
         drop(state);
-        if freed {
-            self.room.notify_one();
-        }
+        self.room.notify_one();
     }
 
     /// A panic under the lock leaves counters that are at worst one message off, never broken.
@@ -180,11 +178,28 @@ impl Ring {
     }
 }
 
+impl State {
+    /// Forgets what was taken until `bytes` more fit. False if they do not.
+    fn make_room(&mut self, bytes: usize) -> bool {
+        while self.bytes + bytes > BYTES_MAX && self.forget_first() {}
+        self.bytes == 0 || self.bytes + bytes <= BYTES_MAX
+    }
+
+    /// Forgets the oldest message, if it was taken.
+    fn forget_first(&mut self) -> bool {
+        if self.messages.front().is_none_or(|(message, _)| message.number > self.taken) {
+            return false;
+        }
+        self.bytes -= self.messages.pop_front().map_or(0, |(message, _)| message.content.bytes());
+        true
+    }
+}
+
 impl Content {
     fn bytes(&self) -> usize {
         let payload = match self {
             Self::Uevent(message) => message.len(),
-            Self::Overrun { .. } => 0,
+            Self::Overrun => 0,
         };
         payload + size_of::<RawMessage>()
     }
@@ -193,9 +208,6 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU64, Ordering};
-
     fn uevent(bytes: usize) -> Content {
         Content::Uevent(vec![0; bytes].into())
     }
@@ -226,16 +238,31 @@ mod tests {
     }
 
     #[test]
-    fn drained_means_that_all_before_was_taken() {
+    fn drained_means_a_look_after_the_question_and_all_before_it_taken() {
         let ring = Ring::default();
-        assert!(!ring.answer_drain());
+        let before = ring.last_drain_asked();
         ring.push(Moment::default(), uevent(1));
         let ticket = ring.ask_drain();
-        assert!(!ring.drained(ticket), "the receiver has not looked yet");
-        assert!(ring.answer_drain());
+        ring.answer_drain(before);
+        assert!(!ring.drained(ticket), "that look began before the question");
+        ring.answer_drain(ring.last_drain_asked());
         assert!(!ring.drained(ticket), "a message is still in");
         ring.take();
         assert!(ring.drained(ticket));
+    }
+
+    #[test]
+    fn full_it_forgets_what_was_taken_before_it_makes_anyone_wait() {
+        let ring = Ring::default();
+        for number in 1..=1000 {
+            assert!(ring.push(Moment::default(), uevent(64 << 10)));
+            assert_eq!(
+                ring.take().map(|message| message.number),
+                Some(number),
+                "without a word from the journal"
+            );
+            assert!(ring.lock().bytes <= BYTES_MAX);
+        }
     }
 
     #[test]
@@ -259,7 +286,6 @@ mod tests {
             };
             assert_eq!(message.number, number);
             assert!(ring.lock().bytes <= BYTES_MAX);
-            ring.journaled(number);
         }
         ring.close();
         receiver.join().unwrap();

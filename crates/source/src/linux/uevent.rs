@@ -97,8 +97,7 @@ impl<'a> Message<'a> {
     }
 
     fn device(&self, action: &str) -> Result<Uevent<'a>, UeventError> {
-        // Someone wrote to the device's `uevent` file, to have its message repeated.
-        let synthetic = self.field("SYNTH_UUID").is_some();
+        let synthetic = self.is_synthetic();
         match action {
             "add" if !synthetic => Ok(Uevent::Added { devpath: self.safe_devpath()?, bare: self.bare()? }),
             "remove" if !synthetic => {
@@ -117,12 +116,25 @@ impl<'a> Message<'a> {
             "unbind" => None,
             _ => return Ok(Uevent::Other),
         };
+        if self.is_synthetic() {
+            return Ok(Uevent::Other);
+        }
         // `1-4.2:1.0`: the port, bConfigurationValue and bInterfaceNumber.
         let malformed = UeventError::Field("DEVPATH");
         let (port, numbers) = self.name().split_once(':').ok_or(malformed.clone())?;
         let (_, interface) = numbers.split_once('.').ok_or(malformed.clone())?;
-        let (Ok(port), Ok(interface)) = (port.parse(), interface.parse()) else { return Err(malformed) };
+        // A root hub's is `1-0:1.0` (`usb_set_configuration`, drivers/usb/core/message.c).
+        let port = match port.strip_suffix("-0").and_then(|bus| bus.parse().ok()) {
+            Some(bus) => Ok(Port::root(bus)),
+            None => port.parse(),
+        };
+        let (Ok(port), Ok(interface)) = (port, interface.parse()) else { return Err(malformed) };
         Ok(Uevent::Bound { port, interface, driver })
+    }
+
+    /// Whether someone wrote to the `uevent` file, to have the message repeated.
+    fn is_synthetic(&self) -> bool {
+        self.field("SYNTH_UUID").is_some()
     }
 
     fn bare(&self) -> Result<Box<Reading>, UeventError> {
@@ -197,6 +209,14 @@ mod tests {
         let unbind = message(&format!("unbind@{HUB}/1-1:1.12"), fields);
         assert_eq!(parse(&unbind), Ok(Uevent::Bound { port: port("1-1"), interface: 12, driver: None }));
         assert_eq!(parse(&message(&format!("add@{HUB}/1-1:1.12"), fields)), Ok(Uevent::Other));
+        let of_root_hub =
+            message("bind@/devices/pci0000:00/usb2/2-0:1.0", "DEVTYPE=usb_interface DRIVER=hub");
+        assert_eq!(
+            parse(&of_root_hub),
+            Ok(Uevent::Bound { port: port("usb2"), interface: 0, driver: Some("hub") })
+        );
+        let synthetic = message(&format!("unbind@{HUB}/1-1:1.12"), &format!("{fields} SYNTH_UUID=0"));
+        assert_eq!(parse(&synthetic), Ok(Uevent::Other));
     }
 
     #[test]

@@ -1,0 +1,21 @@
+//! The built daemon on a virtual USB bus, run as its users run it.
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "helpers of tests, which clippy does not recognise as tests"
+)]
+
+mod bad_input;
+mod cli;
+mod crash;
+mod crowd;
+mod flood;
+mod harness;
+mod invariants;
+mod policy;
+mod poll;
+mod program;
+mod reading;
+mod restart;
+mod state;
+mod stop;
