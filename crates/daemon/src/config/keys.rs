@@ -229,8 +229,8 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Chain,
         default: "auto",
         used: true,
-        doc: "Where observations come from: the first source that works, the next when it fails. \
-              `auto` is the order that suits the system.",
+        doc: "Where observations come from: the first source that can be opened at the start. `auto` is the \
+              order that suits the system. This version has `uevent` and `poll`.",
     },
     Key {
         path: "source.receive_buffer_bytes",
@@ -298,9 +298,8 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Whole { min: 1, max: 1_000_000_000, unit: "events" },
         default: "1000000",
         used: true,
-        doc: "Bound of the journal. Events go only when published and past every cursor; when \
-              unpublished ones reach the bound, edges are coalesced into the net state of each port. \
-              So a small value loses history sooner, never the state.",
+        doc: "Bound of the journal: how many of the newest events are kept. A small value loses history \
+              sooner, never the state.",
     },
     Key {
         path: "plugins.dir",
