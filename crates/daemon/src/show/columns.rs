@@ -94,5 +94,13 @@ fn cut(cell: &[Span], width: usize) -> Cell {
             break;
         }
     }
+    // What was to stand behind the blanks may have been cut away.
+    while let Some(last) = spans.pop() {
+        let last = last.without_blanks_behind();
+        if last.width() > 0 {
+            spans.push(last);
+            break;
+        }
+    }
     spans
 }

@@ -77,6 +77,12 @@ impl Span {
         }
         Self { style: self.style, text }
     }
+
+    /// Itself up to the last character that is to be seen.
+    pub fn without_blanks_behind(mut self) -> Self {
+        self.text.truncate(self.text.trim_end().len());
+        self
+    }
 }
 
 impl fmt::Display for Span {
