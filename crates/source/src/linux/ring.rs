@@ -12,8 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use autoweave_usb_device::Moment;
 
-/// How much is kept in memory, in bytes of messages: about 15,000 of them. The kernel's buffer holds the rest.
-const BYTES_MAX: usize = 4 << 20;
+/// How much is kept in memory, in bytes of messages: about 3,000 of them. The kernel's buffer holds the rest.
+const BYTES_MAX: usize = 1 << 20;
 
 /// A message with its place in the flow.
 #[derive(Debug, Clone)]
