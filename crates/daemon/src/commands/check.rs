@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::cli::{Check, Common};
 use crate::config::Loaded;
 use crate::exit::Failure;
-use crate::{show, state_dir};
+use crate::show::{self, Outcome};
+use crate::state_dir;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -25,18 +26,6 @@ struct Finding {
     /// What to do about it; empty if nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     mend: String,
-}
-
-/// How well it works.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Outcome {
-    /// As it should.
-    Ok,
-    /// Not as well as it could; the daemon does its job.
-    Warn,
-    /// The daemon cannot do its job.
-    Fail,
 }
 
 pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {

@@ -8,13 +8,12 @@ mod run;
 mod simulate;
 mod watch;
 
-pub use check::Outcome;
-
 use std::env;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use autoweave_usb_device::Policy;
+use autoweave_usb_journal as journal;
 use autoweave_usb_source::{Kind, OpenError, Options, Source};
 use clap::CommandFactory as _;
 use tracing::warn;
@@ -124,6 +123,14 @@ fn options(config: &Config, kind: Kind) -> Options {
 
 fn policy(config: &Config) -> Policy {
     Policy { filters: config.filters.clone(), debounce_ms: milliseconds(config.performance.debounce) }
+}
+
+fn journal_options(config: &Config) -> journal::Options {
+    let durability = match config.journal.durability {
+        config::Durability::Power => journal::Durability::Power,
+        config::Durability::Process => journal::Durability::Process,
+    };
+    journal::Options { durability, max_events: config.journal.max_events }
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
-use autoweave_usb_journal::{Durability, Journal, Options as JournalOptions};
+use autoweave_usb_journal::Journal;
 use autoweave_usb_source::{Batch, has_usb};
 use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
-use crate::config::{self, Config, Loaded};
+use crate::config::Loaded;
 use crate::exit::Failure;
 use crate::pipeline::{Pipeline, Step, tell_set_aside};
 use crate::{logging, show, signals, stamp, state_dir};
@@ -28,7 +28,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let source = super::open_source(config)?;
     let requests = signals::handle(source.interrupter())?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
-    let journal = Journal::open(&directory, journal_options(config)).map_err(Failure::state)?;
+    let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let host = stamp::host(config.host.as_ref());
     let (pipeline, events) = Pipeline::open(journal, source, super::policy(config), host, requests.clone())?;
@@ -45,14 +45,6 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         }
     }
     daemon.stop()
-}
-
-pub fn journal_options(config: &Config) -> JournalOptions {
-    let durability = match config.journal.durability {
-        config::Durability::Power => Durability::Power,
-        config::Durability::Process => Durability::Process,
-    };
-    JournalOptions { durability, max_events: config.journal.max_events }
 }
 
 struct Daemon {

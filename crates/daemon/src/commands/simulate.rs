@@ -59,7 +59,7 @@ fn feed(
     let source = Source::open(&super::options(config, kind)).map_err(Failure::unavailable)?;
     let (directory, _temporary) = directory(state_dir)?;
     let _logging = logging::start(&config.log);
-    let journal = Journal::open(&directory, super::run::journal_options(config)).map_err(Failure::state)?;
+    let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let requests = signals::handle(source.interrupter())?;
     let host = stamp::host(config.host.as_ref());

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use anstyle::{AnsiColor, Style};
 use autoweave_usb_device::Device;
 
-use crate::commands::Outcome;
+use serde::Serialize;
 use text::Span;
 
 pub use event::{edge_line, event_line};
@@ -36,6 +36,18 @@ const YELLOW: Style = AnsiColor::Yellow.on_default();
 
 const NO_DEVICES: &str =
     "No USB devices here. If one is plugged in, `autoweave-usbd check` tells what is wrong.";
+
+/// How well something that the daemon needs works.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it should.
+    Ok,
+    /// Not as well as it could; the daemon does its job.
+    Warn,
+    /// The daemon cannot do its job.
+    Fail,
+}
 
 /// How many devices there are: `3 devices on 2 buses (hubs not counted), 4 hubs`.
 pub fn summary(devices: &[&Device]) -> String {
