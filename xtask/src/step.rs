@@ -64,7 +64,8 @@ pub fn release_binary(name: &str) -> Result<PathBuf, String> {
 /// # Errors
 /// It is missing and cannot be installed from here.
 pub fn need(program: &str, package: &str) -> Result<(), String> {
-    if succeeds(&[program, "--version"]) {
+    // openssl has it as a command.
+    if succeeds(&[program, "--version"]) || succeeds(&[program, "version"]) {
         return Ok(());
     }
     if !is_root() || !succeeds(&["apt-get", "--version"]) {

@@ -39,6 +39,8 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
     step("what the tests need", || {
         components()?;
         need("cc", "gcc")?;
+        need("redis-server", "redis-server")?;
+        need("openssl", "openssl")?;
         privileges = Some(find_privileges()?);
         Ok(())
     })?;

@@ -55,6 +55,9 @@ pub enum Command {
     /// Say what works here and how to mend what does not
     #[command(after_help = "Example:\n  autoweave-usbd check")]
     Check(Check),
+    /// Ask the daemon how it is: exit code 0 if it does its job, else 1
+    #[command(after_help = "Example:\n  autoweave-usbd health")]
+    Health,
     /// Record what a source sees, until interrupted
     #[command(after_help = "Example:\n  autoweave-usbd record bus.jsonl")]
     Record(Record),

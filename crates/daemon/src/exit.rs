@@ -32,6 +32,11 @@ impl Failure {
         Self::new(74, message)
     }
 
+    /// 1: the daemon was asked how it is, and is not well.
+    pub fn unwell(message: impl Display) -> Self {
+        Self::new(1, message)
+    }
+
     /// 130: interrupted. Nothing more has to be said.
     pub fn interrupted() -> Self {
         Self::new(130, "")

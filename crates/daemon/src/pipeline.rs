@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoweave_usb_device::{Action, Change, Device, DeviceTable, Event, Policy, Port, Reason};
 use autoweave_usb_journal::{Commit, CommitError, Journal, NewEvent};
@@ -15,6 +16,7 @@ use autoweave_usb_source::{Batch, Source, Watch};
 use tracing::{error, info};
 
 use crate::exit::Failure;
+use crate::http::{JournalStatus, Monitor, Severity, SourceStatus};
 use crate::signals::Requests;
 use crate::stamp::Stamp;
 
@@ -23,6 +25,9 @@ const META_BOOT_ID: &str = "boot_id";
 
 /// What the next first scan's differences are for. Persisted name.
 const META_NEXT_SCAN_REASON: &str = "next_scan_reason";
+
+/// Who says in the health report that the journal cannot be written.
+const JOURNAL: &str = "journal";
 
 /// How long to wait before trying a failed journal again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
@@ -34,6 +39,7 @@ pub struct Pipeline {
     journal: Journal,
     stamp: Stamp,
     requests: Arc<Requests>,
+    monitor: Arc<Monitor>,
 }
 
 /// What one step brought.
@@ -56,6 +62,7 @@ impl Pipeline {
         policy: Policy,
         host: String,
         requests: Arc<Requests>,
+        monitor: Arc<Monitor>,
     ) -> Result<(Self, Vec<Event>), Failure> {
         let meta = |key| journal.meta(key).map_err(Failure::io);
         let boot = BootId::read();
@@ -71,7 +78,7 @@ impl Pipeline {
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
         let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
-        let mut pipeline = Self { watch, journal, stamp, requests };
+        let mut pipeline = Self { watch, journal, stamp, requests, monitor };
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
@@ -156,8 +163,29 @@ impl Pipeline {
         if commit != Commit::default() {
             commit.first_seq = self.journal.last_seq() + 1;
             self.write(&commit)?;
+            self.tell_monitor(&events);
         }
         Ok(events)
+    }
+
+    /// What is committed is what the outside may see, and in the embedded log it is acknowledged with that.
+    fn tell_monitor(&self, events: &[Event]) {
+        let now = SystemTime::now();
+        for event in events {
+            self.monitor.metrics.event(event);
+            let observed = UNIX_EPOCH + Duration::from_millis(event.timestamp);
+            self.monitor.metrics.acknowledged(now.duration_since(observed).unwrap_or_default());
+        }
+        let table = self.watch.table();
+        self.monitor.metrics.tallies(&table.tallies());
+        let source = self.watch.source();
+        let overruns = source.counters().overruns.load(Ordering::Relaxed);
+        let bytes = self.journal.bytes();
+        self.monitor.update(|status| {
+            status.source = SourceStatus { active: Some(source.name()), failovers: 0, overruns };
+            status.journal = JournalStatus { unpublished: 0, bytes };
+        });
+        self.monitor.committed(self.journal.last_seq(), table.devices());
     }
 
     /// Writes until it is written: meanwhile the source keeps what comes, and the kernel what the source
@@ -166,7 +194,10 @@ impl Pipeline {
         let mut problem = String::new();
         loop {
             match self.journal.commit(commit) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.monitor.update(|status| status.clear(JOURNAL));
+                    return Ok(());
+                }
                 Err(CommitError::Failed(error)) => problem = error.to_string(),
                 // It could not be opened again: that is the problem.
                 Err(CommitError::Closed) => {}
@@ -174,6 +205,7 @@ impl Pipeline {
                     return Err(Failure::io(format!("the journal was changed by someone else: {error}")));
                 }
             }
+            self.monitor.update(|status| status.raise(JOURNAL, Severity::Failed, problem.clone()));
             error!(waiting = commit.events.len(), "the journal cannot be written, trying again: {problem}");
             if self.requests.wait_for_stop(REOPEN_PAUSE) {
                 let events = commit.events.len();

@@ -11,6 +11,7 @@ mod crash;
 mod crowd;
 mod flood;
 mod harness;
+mod http;
 mod invariants;
 mod policy;
 mod poll;

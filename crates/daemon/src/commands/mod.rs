@@ -3,6 +3,7 @@
 mod check;
 mod devices;
 mod events;
+mod health;
 mod record;
 mod run;
 mod simulate;
@@ -42,6 +43,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Watch(watch)) => watch::run(&common, &watch),
         Some(Command::Devices(devices)) => devices::run(&common, &devices),
         Some(Command::Events(events)) => events::run(&common, &events),
+        Some(Command::Health) => health::run(&common),
         Some(Command::Check(check)) => check::run(&common, &check),
         Some(Command::Record(record)) => record::run(&common, &record),
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),

@@ -1,5 +1,7 @@
 //! The daemon.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
@@ -8,13 +10,20 @@ use autoweave_usb_source::{Batch, has_usb};
 use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::exit::Failure;
+use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
 use crate::pipeline::{Pipeline, Step, tell_set_aside};
 use crate::{logging, show, signals, stamp, state_dir};
 
 /// A wait begins anew after this long; it only has to be finite.
 const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Who says in the health report that the bus cannot be scanned.
+const BUS: &str = "bus";
+
+/// How long a stopping daemon waits for HTTP clients to take their answers.
+const HTTP_STOP: Duration = Duration::from_millis(500);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
@@ -30,14 +39,18 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
+    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Embedded)));
+    let server = serve(config, &monitor, &directory)?;
     let host = stamp::host(config.host.as_ref());
-    let (pipeline, events) = Pipeline::open(journal, source, super::policy(config), host, requests.clone())?;
+    let (pipeline, events) =
+        Pipeline::open(journal, source, super::policy(config), host, requests.clone(), monitor.clone())?;
     log_events(&events);
-    let mut daemon = Daemon { pipeline, loaded, is_ready: false, told: Vec::new() };
+    let mut daemon = Daemon { pipeline, loaded, monitor, server, is_ready: false, told: Vec::new() };
     while !requests.is_stop() {
         let batch = daemon.step(PATIENCE)?;
         if batch.scanned && !daemon.is_ready {
             daemon.is_ready = true;
+            daemon.monitor.update(|status| status.phase = Phase::Ready);
             daemon.greet(&directory);
         }
         if requests.take_reload() {
@@ -47,9 +60,19 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     daemon.stop()
 }
 
+/// Opens the door to look in, if there is to be one.
+fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
+    let Some(address) = config.monitoring.http else { return Ok(None) };
+    let listener = Listener::bind(address).map_err(Failure::unavailable)?;
+    let server = Server::start(listener, monitor.clone(), directory.to_owned());
+    server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
+}
+
 struct Daemon {
     pipeline: Pipeline,
     loaded: Loaded,
+    monitor: Arc<Monitor>,
+    server: Option<Server>,
     is_ready: bool,
     /// The counters whose first count was told.
     told: Vec<&'static str>,
@@ -66,7 +89,7 @@ impl Daemon {
 
     /// What a person who started the daemon wants to know, once: what it watches, what is there, and where to
     /// look.
-    fn greet(&self, directory: &std::path::Path) {
+    fn greet(&self, directory: &Path) {
         let source = self.pipeline.watch().source();
         let devices: Vec<&Device> = self.pipeline.watch().table().devices().map(AsRef::as_ref).collect();
         info!("watching {}", source.description());
@@ -78,6 +101,9 @@ impl Daemon {
             info!("connected: {}; see `autoweave-usbd devices --tree`", show::summary(&devices));
         }
         let last_seq = self.pipeline.journal().last_seq();
+        if let Some(server) = &self.server {
+            info!("HTTP on http://{}; see /health, /metrics and /api/v1/devices", server.address());
+        }
         info!("the log is in {}, last event {last_seq}; see `autoweave-usbd events`", directory.display());
     }
 
@@ -93,7 +119,11 @@ impl Daemon {
                 lost, "the kernel dropped messages; the bus is scanned for what was lost"
             );
         }
+        if batch.scanned {
+            self.monitor.update(|status| status.clear(BUS));
+        }
         for failure in &batch.scan_failures {
+            self.monitor.update(|status| status.raise(BUS, Severity::Degraded, failure.to_string()));
             error!("the bus cannot be scanned: {failure}; what is known of it stands");
         }
         for (name, _) in counters.into_iter().filter(|(_, count)| *count > 0) {
@@ -130,6 +160,7 @@ impl Daemon {
 
     /// Writes down what was received, as far as there is time, and closes the journal.
     fn stop(mut self) -> Result<(), Failure> {
+        self.monitor.update(|status| status.phase = Phase::Stopping);
         self.pipeline.watch().source().finish();
         let timeout = self.loaded.config.performance.shutdown_timeout;
         let deadline = Instant::now() + timeout;
@@ -151,6 +182,10 @@ impl Daemon {
             unmatched,
             "edges that became no event"
         );
+        if let Some(server) = self.server {
+            // It reads the journal, which can only be closed cleanly by its last user.
+            server.stop(HTTP_STOP);
+        }
         log_events(&self.pipeline.finish()?);
         info!("stopped");
         Ok(())

@@ -1,6 +1,7 @@
 //! Feeds synthetic devices, or a recording, through the pipeline that the daemon runs.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Event, Policy};
@@ -11,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::cli::{Common, Replay, Simulate};
 use crate::config::Loaded;
 use crate::exit::Failure;
+use crate::http::{Monitor, Status, StreamKind};
 use crate::pipeline::{Pipeline, Step, tell_set_aside};
 use crate::{logging, show, signals, stamp};
 
@@ -63,7 +65,8 @@ fn feed(
     tell_set_aside(&journal);
     let requests = signals::handle(source.interrupter())?;
     let host = stamp::host(config.host.as_ref());
-    let (mut pipeline, events) = Pipeline::open(journal, source, policy, host, requests.clone())?;
+    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Embedded)));
+    let (mut pipeline, events) = Pipeline::open(journal, source, policy, host, requests.clone(), monitor)?;
     let progress = progress(edges);
     let begin = Instant::now();
     let mut count = tell(&events, print)?;

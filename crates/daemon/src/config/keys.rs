@@ -178,7 +178,7 @@ pub const KEYS: &[Key] = &[
         path: "monitoring.enabled",
         kind: Kind::Bool,
         default: "true",
-        used: false,
+        used: true,
         doc: "Whether HTTP is served at all.",
     },
     Key {
@@ -192,14 +192,14 @@ pub const KEYS: &[Key] = &[
         path: "monitoring.healthcheck_port",
         kind: Kind::Whole { min: 0, max: PORT_MAX, unit: "" },
         default: "8080",
-        used: false,
+        used: true,
         doc: "TCP port of HTTP. 0: the system picks a free one.",
     },
     Key {
         path: "monitoring.bind",
         kind: Kind::Address,
         default: "127.0.0.1",
-        used: false,
+        used: true,
         doc: "Address HTTP listens on. `0.0.0.0` or `::` for all.",
     },
     Key {

@@ -1,0 +1,238 @@
+//! Counters, and their text for Prometheus (text format 0.0.4,
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>).
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
+
+use super::monitor::Monitor;
+
+/// Upper bounds of the histogram, in milliseconds.
+const BUCKETS_MS: [u64; 15] =
+    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000];
+
+/// What is counted since the daemon started. Everything else in `/metrics` follows from the status and the
+/// device table.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Bounded by the number of different labels, which are words of closed sets.
+    events: Mutex<BTreeMap<[&'static str; 3], u64>>,
+    coalesced: AtomicU64,
+    filtered: [AtomicU64; Rule::ALL.len()],
+    publish_errors: AtomicU64,
+    processing: Histogram,
+}
+
+#[derive(Debug, Default)]
+struct Histogram {
+    /// One more than there are bounds: the last is for what is slower than all of them.
+    buckets: [AtomicU64; BUCKETS_MS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Metrics {
+    /// An event was written to the journal.
+    pub fn event(&self, event: &Event) {
+        let labels = [event.action.as_str(), event.source.as_str(), event.reason.as_str()];
+        *self.events.lock().unwrap_or_else(PoisonError::into_inner).entry(labels).or_default() += 1;
+    }
+
+    /// Edges that became no event, as the device table counts them.
+    pub fn tallies(&self, tallies: &Tallies) {
+        self.coalesced.store(tallies.coalesced, Ordering::Relaxed);
+        for (counter, count) in self.filtered.iter().zip(tallies.filtered) {
+            counter.store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// The stream refused an event or did not answer.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for the Redis publisher, which comes later"))]
+    pub fn publish_error(&self) {
+        self.publish_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The stream acknowledged an event `elapsed` after it was observed.
+    pub fn acknowledged(&self, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_MS.partition_point(|bound| bound * 1_000 < micros);
+        self.processing.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.processing.sum_us.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// `source` is in use: its series are there from now on, at zero. A series that begins at one hides that
+    /// first event from every rate.
+    fn events_with(&self, source: Option<SourceName>) -> BTreeMap<[&'static str; 3], u64> {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = source {
+            for action in [Action::Attach, Action::Detach] {
+                for reason in [Reason::Hotplug, Reason::Coldplug, Reason::Reconcile, Reason::Reboot] {
+                    events.entry([action.as_str(), source.as_str(), reason.as_str()]).or_default();
+                }
+            }
+        }
+        events.clone()
+    }
+}
+
+/// The body of `/metrics`.
+pub(super) fn render(monitor: &Monitor) -> String {
+    let metrics = &monitor.metrics;
+    let (source, unpublished) = monitor.look(|status| (status.source, status.journal.unpublished));
+    let mut text = Text(String::with_capacity(6 * 1024));
+    text.family("usb_events_total", "counter", "Events written to the journal.");
+    for ([action, source, reason], count) in metrics.events_with(source.active) {
+        let labels = format!("{{action=\"{action}\",source=\"{source}\",reason=\"{reason}\"}}");
+        text.sample("usb_events_total", &labels, count);
+    }
+    text.single("usb_devices_connected", "gauge", "Connected devices.", monitor.snapshot().devices.len());
+    metrics.processing.render(&mut text);
+    text.family("usb_events_filtered_total", "counter", "Edges hidden by a filter.");
+    for (rule, count) in Rule::ALL.iter().zip(&metrics.filtered) {
+        text.sample("usb_events_filtered_total", &format!("{{rule=\"{rule}\"}}"), read(count));
+    }
+    let coalesced = read(&metrics.coalesced);
+    text.single(
+        "usb_events_coalesced_total",
+        "counter",
+        "Edges joined with others into an event.",
+        coalesced,
+    );
+    let help = "How often the operating system dropped messages; each leads to a scan.";
+    text.single("usb_source_overruns_total", "counter", help, source.overruns);
+    let help = "How often another source had to take over.";
+    text.single("usb_source_failovers_total", "counter", help, source.failovers);
+    text.family("usb_source_active", "gauge", "The source in use.");
+    if let Some(active) = source.active {
+        text.sample("usb_source_active", &format!("{{source=\"{active}\"}}"), 1);
+    }
+    text.single("usb_journal_unpublished", "gauge", "Events the stream has not acknowledged.", unpublished);
+    let help = "How often the stream refused an event or did not answer.";
+    text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
+    if let Some(bytes) = resident_bytes() {
+        text.single("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", bytes);
+    }
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, "", value);
+    }
+}
+
+impl Histogram {
+    fn render(&self, text: &mut Text) {
+        let name = "usb_event_processing_duration_ms";
+        text.family(name, "histogram", "From the observation of an event to its acknowledgement, in ms.");
+        let bounds = BUCKETS_MS.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        let mut count = 0;
+        for (bound, bucket) in bounds.zip(&self.buckets) {
+            count += read(bucket);
+            text.sample(name, &format!("_bucket{{le=\"{bound}\"}}"), count);
+        }
+        let sum_us = read(&self.sum_us);
+        text.sample(name, "_sum", format_args!("{}.{:03}", sum_us / 1_000, sum_us % 1_000));
+        text.sample(name, "_count", count);
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// `VmRSS`, which proc(5) gives in units of 1024 bytes. `None` where there is no `/proc`.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::{Status, StreamKind};
+    use super::*;
+
+    fn lines(monitor: &Monitor, prefix: &str) -> Vec<String> {
+        render(monitor).lines().filter(|line| line.starts_with(prefix)).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn durations_fall_into_the_bucket_that_bounds_them() {
+        let monitor = Monitor::new(Status::new(StreamKind::Embedded));
+        for micros in [0, 1_000, 1_001, 60_000_000, 60_000_001] {
+            monitor.metrics.acknowledged(Duration::from_micros(micros));
+        }
+        let histogram = lines(&monitor, "usb_event_processing_duration_ms");
+        let has = |line: &str| histogram.iter().any(|found| found == line);
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"1\"} 2"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"2\"} 3"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"60000\"} 4"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"+Inf\"} 5"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_sum 120002.002"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_count 5"), "{histogram:#?}");
+    }
+
+    #[test]
+    fn the_series_of_the_active_source_begin_at_zero() {
+        let monitor = Monitor::new(Status::new(StreamKind::Embedded));
+        assert!(lines(&monitor, "usb_events_total").is_empty());
+        assert!(lines(&monitor, "usb_source_active").is_empty());
+        monitor.update(|status| status.source.active = Some(SourceName::Poll));
+        let events = lines(&monitor, "usb_events_total");
+        assert_eq!(events.len(), 8);
+        assert!(
+            events.iter().all(|line| line.contains("source=\"poll\"") && line.ends_with(" 0")),
+            "{events:#?}"
+        );
+        assert_eq!(lines(&monitor, "usb_source_active"), ["usb_source_active{source=\"poll\"} 1"]);
+    }
+
+    #[test]
+    fn every_family_has_help_and_type_once_and_before_its_samples() {
+        let monitor = Monitor::new(Status::new(StreamKind::Embedded));
+        monitor.update(|status| status.source.active = Some(SourceName::Uevent));
+        monitor.metrics.tallies(&Tallies { coalesced: 9, filtered: [1, 2, 3], ..Tallies::default() });
+        monitor.metrics.publish_error();
+        let text = render(&monitor);
+        let mut families: Vec<&str> = Vec::new();
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, help) = help.split_once(' ').unwrap();
+                assert!(!families.contains(&name) && !help.is_empty(), "{line}");
+                families.push(name);
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert_eq!(Some(&name), families.last());
+                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            } else {
+                let family = families.last().unwrap();
+                let (series, value) = line.rsplit_once(' ').unwrap();
+                assert!(series.starts_with(family), "{line}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+            }
+        }
+        assert_eq!(lines(&monitor, "usb_events_coalesced_total"), ["usb_events_coalesced_total 9"]);
+        assert_eq!(lines(&monitor, "usb_publish_errors_total"), ["usb_publish_errors_total 1"]);
+        assert_eq!(
+            lines(&monitor, "usb_events_filtered_total")[1],
+            "usb_events_filtered_total{rule=\"vendor_blacklist\"} 2"
+        );
+        assert!(resident_bytes().is_none_or(|bytes| bytes > 100_000));
+    }
+}

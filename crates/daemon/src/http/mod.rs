@@ -1,0 +1,30 @@
+//! The door to look in: health, metrics, devices and events over HTTP.
+//!
+//! # Invariants
+//!
+//! - Data flows one way: the core tells a [`Monitor`], the server reads it and the journal.
+//! - No client can hold up an event, nor the answer to another client for longer than a read of the journal.
+//! - A client costs a bounded amount of memory, whether or not it reads, and there is a bounded number of them.
+//!
+//! # Errors
+//!
+//! What is not a 200 is `application/problem+json`, except a `/health` of 503, which is as informative as ever,
+//! and a request that is no HTTP, which gets an empty 400 (or 431, or 414) and the end of the connection.
+
+mod ask;
+mod log;
+mod metrics;
+mod monitor;
+mod patient;
+mod problem;
+mod routes;
+mod server;
+mod status;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use ask::ask_health;
+pub use monitor::Monitor;
+pub use server::{Listener, Server};
+pub use status::{JournalStatus, Phase, Severity, SourceStatus, Status, StreamKind};

@@ -1,0 +1,177 @@
+//! What is answered to what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use tokio::sync::{Semaphore, watch};
+
+use super::log::{Log, PAGE_ROWS};
+use super::metrics;
+use super::monitor::Monitor;
+use super::problem::Problem;
+use super::status::{Phase, Severity};
+use super::stream::{self, Follower, Live};
+
+/// Events a client gets if it does not say how many.
+const EVENTS_DEFAULT: usize = 100;
+
+/// Events a client may ask for.
+const EVENTS_MAX: usize = 1000;
+
+const INDEX: &str = "\
+autoweave-usbd: what is connected to this machine's USB buses, and what was.
+
+GET /health                 how the daemon is; 503 when it does not do its job
+GET /ready                  200 from the first scan on until it stops
+GET /metrics                counters for Prometheus
+GET /api/v1/devices         what is connected now
+GET /api/v1/events          the log: ?since=SEQ (exclusive) &limit=N (1 to 1000, else 100)
+GET /api/v1/events/stream   the log as it grows, as server-sent events: ?since=SEQ or Last-Event-ID
+";
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(super) struct App {
+    pub(super) monitor: Arc<Monitor>,
+    pub(super) log: Log,
+    pub(super) live: watch::Receiver<Live>,
+    /// A permit for each client that follows the log.
+    pub(super) streams: Arc<Semaphore>,
+    pub(super) keep_alive: Duration,
+}
+
+type Answer = Result<Response, Problem>;
+
+pub(super) fn router(app: App) -> Router {
+    Router::new()
+        .route("/", get(|| async { INDEX }))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics_text))
+        .route("/api/v1/devices", get(devices))
+        .route("/api/v1/events", get(events))
+        .route("/api/v1/events/stream", get(events_stream))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(Arc::new(app))
+        .layer(map_response(harden))
+}
+
+async fn health(State(app): State<Arc<App>>) -> Answer {
+    let now = app.monitor.snapshot();
+    let (is_failed, body) = app.monitor.look(|status| {
+        let body = serde_json::to_string(&status.health(now.last_seq, now.devices.len()));
+        (status.worst() == Some(Severity::Failed), body)
+    });
+    let body = body.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let status = if is_failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    Ok((status, json(body.into())).into_response())
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Answer {
+    match app.monitor.look(|status| status.phase) {
+        Phase::Starting => Err(Problem::unavailable("the first scan is not in the journal yet")),
+        Phase::Ready => Ok(json("{\"ready\":true}".into())),
+        Phase::Stopping => Err(Problem::unavailable("the daemon is stopping")),
+    }
+}
+
+async fn metrics_text(State(app): State<Arc<App>>) -> Response {
+    typed("text/plain; version=0.0.4; charset=utf-8", metrics::render(&app.monitor).into())
+}
+
+async fn devices(State(app): State<Arc<App>>) -> Response {
+    let now = app.monitor.snapshot();
+    json(stream::devices(now.devices, now.last_seq))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    since: Option<u64>,
+    limit: Option<usize>,
+}
+
+async fn events(State(app): State<Arc<App>>, query: Result<Query<EventsQuery>, QueryRejection>) -> Answer {
+    let Query(EventsQuery { since, limit }) = query.map_err(bad_query)?;
+    let limit = limit.unwrap_or(EVENTS_DEFAULT);
+    if !(1..=EVENTS_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit is {limit}; it may be 1 to {EVENTS_MAX}")));
+    }
+    // Before the answer begins, so that it can still be another one.
+    let page = app.log.page(since, limit.min(PAGE_ROWS)).await?;
+    Ok(json(stream::events(app.log.clone(), since, limit, page)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StreamQuery {
+    since: Option<u64>,
+}
+
+async fn events_stream(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    query: Result<Query<StreamQuery>, QueryRejection>,
+) -> Answer {
+    let Query(StreamQuery { since }) = query.map_err(bad_query)?;
+    // A browser that comes back asks for the same URL: what it has heard since then counts.
+    let since = last_event_id(&headers)?.or(since);
+    let Ok(permit) = app.streams.clone().try_acquire_owned() else {
+        return Err(Problem::unavailable("as many clients follow the events as may; try again later"));
+    };
+    let position = since.unwrap_or_else(|| app.monitor.snapshot().last_seq);
+    let first = match since {
+        Some(since) => app.log.frame(since).await?,
+        None => None,
+    };
+    let (log, live, keep_alive) = (app.log.clone(), app.live.clone(), app.keep_alive);
+    let follower = Follower { log, live, position, keep_alive, _permit: permit };
+    Ok(typed("text/event-stream", follower.body(first)))
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
+    let seq = value.to_str().ok().and_then(|text| text.parse().ok());
+    seq.map(Some).ok_or_else(|| Problem::bad_request("Last-Event-ID is no sequence number"))
+}
+
+fn bad_query(rejection: QueryRejection) -> Problem {
+    Problem::bad_request(rejection.body_text())
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}; see /", uri.path()))
+}
+
+async fn method_not_allowed(method: Method) -> Problem {
+    let detail = format!("{method} is not possible here; everything can only be read");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}
+
+fn json(body: Body) -> Response {
+    typed("application/json", body)
+}
+
+fn typed(kind: &'static str, body: Body) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response()
+}
+
+/// A browser must neither guess types, run anything, keep anything, nor show an answer inside another page.
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let policy = "default-src 'none'; frame-ancestors 'none'";
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
+}

@@ -1,0 +1,230 @@
+//! How the daemon is, as `/health` tells it.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use autoweave_usb_device::SourceName;
+use serde::Serialize;
+
+/// What the daemon's parts say of themselves. Each part changes only what is its own.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// When the daemon started.
+    pub started: Instant,
+    /// How far the daemon has come.
+    pub phase: Phase,
+    /// Where observations come from.
+    pub source: SourceStatus,
+    /// The durable log.
+    pub journal: JournalStatus,
+    /// Where events are published to.
+    pub stream: StreamStatus,
+    /// What is wrong now, by the part that says so.
+    problems: BTreeMap<&'static str, Problem>,
+}
+
+/// How far the daemon has come; `/ready` answers 200 in the middle one only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The first scan is not in the journal yet.
+    Starting,
+    /// The device table is what is connected.
+    Ready,
+    /// The daemon was asked to stop.
+    Stopping,
+}
+
+/// Where observations come from.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct SourceStatus {
+    /// The source in use; `None` while none works.
+    pub active: Option<SourceName>,
+    /// How often another source had to take over, since the start.
+    pub failovers: u64,
+    /// How often the operating system dropped messages, since the start.
+    pub overruns: u64,
+}
+
+/// The durable log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JournalStatus {
+    /// Events that the stream has not acknowledged; 0 where the journal itself is the stream.
+    pub unpublished: u64,
+    /// Its size on disk.
+    pub bytes: u64,
+}
+
+/// Where events are published to.
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamStatus {
+    /// What it is.
+    pub kind: StreamKind,
+    /// Whether it takes events.
+    pub state: StreamState,
+    /// What went wrong last, though it may have passed.
+    pub last_error: Option<String>,
+}
+
+/// What events are published to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamKind {
+    /// The journal itself.
+    Embedded,
+    /// A Redis stream.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for the Redis publisher, which comes later"))]
+    Redis,
+}
+
+/// Whether the stream takes events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StreamState {
+    /// The first connection is being made.
+    Connecting,
+    /// It takes events.
+    Up,
+    /// It does not; the journal keeps them.
+    #[allow(dead_code, reason = "for the Redis publisher, which comes later")]
+    Down,
+}
+
+/// How bad a problem is; the worst of them is the daemon's verdict on itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Something is missing, but no event is lost.
+    Degraded,
+    /// The daemon does not do its job.
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+struct Problem {
+    severity: Severity,
+    message: String,
+}
+
+impl Status {
+    /// A daemon that has just started.
+    pub fn new(stream: StreamKind) -> Self {
+        let state = match stream {
+            StreamKind::Embedded => StreamState::Up,
+            StreamKind::Redis => StreamState::Connecting,
+        };
+        Self {
+            started: Instant::now(),
+            phase: Phase::Starting,
+            source: SourceStatus::default(),
+            journal: JournalStatus::default(),
+            stream: StreamStatus { kind: stream, state, last_error: None },
+            problems: BTreeMap::new(),
+        }
+    }
+
+    /// The part named `part` has a problem; it replaces the one it had.
+    pub fn raise(&mut self, part: &'static str, severity: Severity, message: String) {
+        self.problems.insert(part, Problem { severity, message });
+    }
+
+    /// The part named `part` is well.
+    pub fn clear(&mut self, part: &'static str) {
+        self.problems.remove(part);
+    }
+
+    /// The worst there is; `None` when all is well.
+    pub fn worst(&self) -> Option<Severity> {
+        self.problems.values().map(|problem| problem.severity).max()
+    }
+
+    /// The body of `/health`.
+    pub fn health(&self, last_seq: u64, connected: usize) -> Health<'_> {
+        let status = match self.worst() {
+            None => "ok",
+            Some(Severity::Degraded) => "degraded",
+            Some(Severity::Failed) => "failed",
+        };
+        Health {
+            status,
+            reasons: self
+                .problems
+                .iter()
+                .map(|(part, problem)| format!("{part}: {}", problem.message))
+                .collect(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            source: self.source,
+            devices: Devices { connected },
+            journal: Journal { last_seq, unpublished: self.journal.unpublished, bytes: self.journal.bytes },
+            stream: &self.stream,
+            plugins: [],
+        }
+    }
+}
+
+/// The body of `/health`.
+#[derive(Debug, Serialize)]
+pub struct Health<'a> {
+    status: &'static str,
+    /// Why it is not `ok`, a sentence each.
+    reasons: Vec<String>,
+    version: &'static str,
+    uptime_ms: u64,
+    source: SourceStatus,
+    devices: Devices,
+    journal: Journal,
+    stream: &'a StreamStatus,
+    /// There are none in this version.
+    plugins: [(); 0],
+}
+
+#[derive(Debug, Serialize)]
+struct Devices {
+    connected: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Journal {
+    last_seq: u64,
+    unpublished: u64,
+    bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_problem_is_the_verdict() {
+        let mut status = Status::new(StreamKind::Redis);
+        let verdict = |status: &Status| status.health(0, 0).status;
+        assert_eq!(verdict(&status), "ok");
+        status.raise("stream", Severity::Degraded, "Redis does not answer".to_owned());
+        assert_eq!(verdict(&status), "degraded");
+        status.raise("journal", Severity::Failed, "the disk is full".to_owned());
+        assert_eq!(verdict(&status), "failed");
+        let health = status.health(0, 0);
+        assert_eq!(health.reasons, ["journal: the disk is full", "stream: Redis does not answer"]);
+        status.clear("journal");
+        assert_eq!(verdict(&status), "degraded");
+        status.clear("stream");
+        assert_eq!(verdict(&status), "ok");
+    }
+
+    #[test]
+    fn the_fields_are_those_of_the_contract() {
+        let mut status = Status::new(StreamKind::Embedded);
+        status.source = SourceStatus { active: Some(SourceName::Uevent), failovers: 1, overruns: 2 };
+        status.journal = JournalStatus { unpublished: 3, bytes: 4096 };
+        let mut health = serde_json::to_value(status.health(42, 7)).unwrap();
+        assert!(health["uptime_ms"].take().is_u64());
+        let expected = serde_json::json!({
+            "status": "ok", "reasons": [], "version": env!("CARGO_PKG_VERSION"), "uptime_ms": null,
+            "source": {"active": "uevent", "failovers": 1, "overruns": 2},
+            "devices": {"connected": 7},
+            "journal": {"last_seq": 42, "unpublished": 3, "bytes": 4096},
+            "stream": {"kind": "embedded", "state": "up", "last_error": null},
+            "plugins": [],
+        });
+        assert_eq!(health, expected);
+    }
+}

@@ -1,0 +1,260 @@
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use autoweave_usb_device::SourceName;
+use serde_json::json;
+
+use super::super::{Listener, Phase, Severity, ask_health};
+use super::client::Client;
+use super::fixture::{Fixture, PATIENCE, append, device, event};
+
+fn seqs(body: &serde_json::Value) -> Vec<u64> {
+    body["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn every_route_answers_with_its_type_and_safe_headers() {
+    let mut fixture = Fixture::new();
+    fixture.monitor.update(|status| status.phase = Phase::Ready);
+    fixture.plug(3);
+    let mut client = fixture.client();
+    for (path, kind) in [
+        ("/", "text/plain; charset=utf-8"),
+        ("/health", "application/json"),
+        ("/ready", "application/json"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+        ("/api/v1/devices", "application/json"),
+        ("/api/v1/events", "application/json"),
+    ] {
+        let answer = client.get(path, "");
+        assert_eq!(answer.status, 200, "{path}");
+        assert_eq!(answer.headers["content-type"], kind, "{path}");
+        assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        assert_eq!(answer.headers["cache-control"], "no-store");
+        assert!(!answer.headers.keys().any(|name| name.starts_with("access-control")));
+        assert!(!answer.body.is_empty());
+        assert_eq!(client.ask("HEAD", path, "").status, 200, "{path}");
+        let refused = client.ask("POST", path, "");
+        assert!(refused.problem(405).contains("POST"));
+        assert_eq!(refused.headers["allow"], "GET,HEAD");
+    }
+    assert!(client.get("/api/v2", "").problem(404).contains("/api/v2"));
+    assert!(client.get("/health/", "").problem(404).contains("/health/"));
+}
+
+#[test]
+fn the_index_names_every_route() {
+    let fixture = Fixture::new();
+    let index = fixture.get("/").body;
+    for path in
+        ["/health", "/ready", "/metrics", "/api/v1/devices", "/api/v1/events", "/api/v1/events/stream"]
+    {
+        assert!(index.lines().any(|line| line.split(' ').nth(1) == Some(path)), "{path}");
+    }
+}
+
+#[test]
+fn health_is_200_until_it_fails() {
+    let mut fixture = Fixture::new();
+    fixture.plug(5);
+    let health = |fixture: &Fixture| {
+        let answer = fixture.get("/health");
+        (answer.status, answer.json()["status"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(health(&fixture), (200, "ok".to_owned()));
+    fixture.monitor.update(|status| status.raise("stream", Severity::Degraded, "Redis is away".to_owned()));
+    assert_eq!(health(&fixture), (200, "degraded".to_owned()));
+    fixture.monitor.update(|status| status.raise("source", Severity::Failed, "none works".to_owned()));
+    assert_eq!(health(&fixture), (503, "failed".to_owned()));
+    let body = fixture.get("/health").json();
+    assert_eq!(body["reasons"], json!(["source: none works", "stream: Redis is away"]));
+    assert_eq!((&body["journal"]["last_seq"], &body["devices"]["connected"]), (&json!(5), &json!(2)));
+    fixture.monitor.update(|status| {
+        status.clear("source");
+        status.clear("stream");
+    });
+    assert_eq!(health(&fixture), (200, "ok".to_owned()));
+}
+
+#[test]
+fn it_is_ready_between_the_first_scan_and_the_stop() {
+    let fixture = Fixture::new();
+    assert!(fixture.get("/ready").problem(503).contains("first scan"));
+    fixture.monitor.update(|status| status.phase = Phase::Ready);
+    assert_eq!(fixture.get("/ready").status, 200);
+    fixture.monitor.update(|status| status.phase = Phase::Stopping);
+    assert!(fixture.get("/ready").problem(503).contains("stopping"));
+}
+
+#[test]
+fn metrics_follow_the_events() {
+    let mut fixture = Fixture::new();
+    fixture.monitor.update(|status| {
+        status.source.active = Some(SourceName::Uevent);
+        status.source.overruns = 2;
+        status.journal.unpublished = 4;
+    });
+    fixture.monitor.metrics.event(&event(1));
+    fixture.monitor.metrics.acknowledged(Duration::from_micros(1500));
+    fixture.plug(1);
+    let text = fixture.get("/metrics").body;
+    for line in [
+        "usb_events_total{action=\"attach\",source=\"uevent\",reason=\"hotplug\"} 1",
+        "usb_events_total{action=\"detach\",source=\"uevent\",reason=\"reconcile\"} 0",
+        "usb_devices_connected 2",
+        "usb_event_processing_duration_ms_count 1",
+        "usb_event_processing_duration_ms_sum 1.500",
+        "usb_events_filtered_total{rule=\"vendor_whitelist\"} 0",
+        "usb_events_coalesced_total 0",
+        "usb_source_overruns_total 2",
+        "usb_source_failovers_total 0",
+        "usb_source_active{source=\"uevent\"} 1",
+        "usb_journal_unpublished 4",
+        "usb_publish_errors_total 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("\nprocess_resident_memory_bytes "));
+}
+
+#[test]
+fn devices_are_those_of_the_last_commit() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.get("/api/v1/devices").json(), json!({"devices": [], "seq": 0}));
+    let connected = [device(1), device(2), device(3)];
+    fixture.monitor.committed(9, connected.iter());
+    assert_eq!(fixture.get("/api/v1/devices").json(), json!({"devices": connected, "seq": 9}));
+}
+
+#[test]
+fn events_are_paged_without_a_gap() {
+    let mut fixture = Fixture::new();
+    let empty = fixture.get("/api/v1/events").json();
+    assert_eq!(empty, json!({"events": [], "next": 0}));
+    append(&mut fixture.journal, 250);
+    let mut client = fixture.client();
+    let mut all = Vec::new();
+    let mut path = "/api/v1/events".to_owned();
+    loop {
+        let page = client.get(&path, "").json();
+        let found = seqs(&page);
+        path = format!("/api/v1/events?since={}", page["next"]);
+        if found.is_empty() {
+            assert_eq!(page["next"], 250);
+            break;
+        }
+        assert_eq!(page["next"], *found.last().unwrap());
+        all.extend(found);
+    }
+    assert_eq!(all, (1..=250).collect::<Vec<_>>());
+    let one = client.get("/api/v1/events?since=41&limit=1", "").json();
+    assert_eq!(one, json!({"events": [event(42)], "next": 42}));
+    for limit in [1, 15, 16, 17, 31, 32, 33, 249, 250, 251, 1000] {
+        let page = client.get(&format!("/api/v1/events?since=0&limit={limit}"), "").json();
+        assert_eq!(seqs(&page), (1..=250).take(limit).collect::<Vec<_>>(), "limit {limit}");
+    }
+}
+
+#[test]
+fn a_position_that_is_not_in_the_log_is_gone() {
+    let mut fixture = Fixture::with(super::super::server::Limits::DEFAULT, 10);
+    for _ in 0..30 {
+        append(&mut fixture.journal, 1);
+    }
+    let oldest = seqs(&fixture.get("/api/v1/events").json())[0];
+    assert!(oldest > 1);
+    let path = |since: u64| format!("/api/v1/events?since={since}");
+    assert_eq!(seqs(&fixture.get(&path(oldest - 1)).json())[0], oldest);
+    let detail = fixture.get(&path(oldest - 2)).problem(410);
+    assert!(detail.contains(&format!("the oldest is {oldest}")), "{detail}");
+    assert!(seqs(&fixture.get(&path(30)).json()).is_empty());
+    fixture.get(&path(31)).problem(410);
+    fixture.get(&path(u64::MAX)).problem(410);
+    let follow = |headers: &str| fixture.client().follow("/api/v1/events/stream", headers);
+    let gone = follow("Last-Event-ID: 3\r\n").err().unwrap();
+    gone.problem(410);
+    follow("Last-Event-ID: 18446744073709551615\r\n").err().unwrap().problem(410);
+    let mut stream = follow(&format!("Last-Event-ID: {}\r\n", oldest - 1)).ok().unwrap();
+    assert_eq!(stream.message().unwrap().id, oldest);
+}
+
+#[test]
+fn what_makes_no_sense_is_a_bad_request() {
+    let mut fixture = Fixture::new();
+    fixture.plug(1);
+    let mut client = fixture.client();
+    for query in
+        ["since=x", "since=-1", "since=1&since=2", "limit=0", "limit=1001", "limit=", "limits=5", "since=1.5"]
+    {
+        let detail = client.get(&format!("/api/v1/events?{query}"), "").problem(400);
+        assert!(!detail.is_empty(), "{query}");
+    }
+    assert!(client.get("/api/v1/events?limits=5", "").problem(400).contains("limits"));
+    client.get("/api/v1/events/stream?limit=5", "").problem(400);
+    client.get("/api/v1/events/stream", "Last-Event-ID: abc\r\n").problem(400);
+}
+
+#[test]
+fn without_a_journal_the_rest_answers_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let monitor = std::sync::Arc::new(super::super::Monitor::new(super::super::Status::new(
+        super::super::StreamKind::Embedded,
+    )));
+    let server =
+        super::fixture::serve(super::super::server::Limits::DEFAULT, &monitor, &dir.path().join("none"));
+    let mut client = Client::connect(server.address());
+    assert!(client.get("/api/v1/events", "").problem(503).contains("there is no journal"));
+    assert_eq!(client.get("/health", "").status, 200);
+    // Once there is one, it is found.
+    append(&mut super::fixture::journal(&dir.path().join("none"), 10), 1);
+    assert_eq!(seqs(&client.get("/api/v1/events", "").json()), [1]);
+}
+
+#[test]
+fn an_address_in_use_is_named_with_its_key() {
+    let fixture = Fixture::new();
+    let address = fixture.server.address();
+    let message = Listener::bind(address).unwrap_err().to_string();
+    assert!(message.contains(&address.to_string()), "{message}");
+    assert!(message.contains("monitoring.healthcheck_port"), "{message}");
+}
+
+#[test]
+fn health_can_be_asked_without_a_runtime() {
+    let fixture = Fixture::new();
+    let (status, body) = ask_health(fixture.server.address(), PATIENCE).unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["status"], "ok");
+    fixture.monitor.update(|status| status.raise("journal", Severity::Failed, "closed".to_owned()));
+    assert_eq!(ask_health(fixture.server.address(), PATIENCE).unwrap().0, 503);
+}
+
+fn speaker(answer: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 512]);
+        let _ = stream.write_all(answer);
+        if answer.is_empty() {
+            // Says nothing for as long as the other side waits.
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
+    });
+    address
+}
+
+#[test]
+fn nobody_somebody_else_and_silence_are_told_apart() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = ask_health(free, PATIENCE).unwrap_err().to_string();
+    assert!(nobody.contains("refused") && nobody.contains(&free.to_string()), "{nobody}");
+    let other = ask_health(speaker(b"220 mail ESMTP\r\n"), PATIENCE).unwrap_err().to_string();
+    assert!(other.contains("does not speak HTTP"), "{other}");
+    let silent = ask_health(speaker(b""), Duration::from_millis(50)).unwrap_err().to_string();
+    assert!(silent.contains("timed out"), "{silent}");
+    let endless: &[u8] = Box::leak(vec![b'x'; 1 << 20].into_boxed_slice());
+    let endless = ask_health(speaker(endless), PATIENCE).unwrap_err().to_string();
+    assert!(endless.contains("does not end"), "{endless}");
+}

@@ -1,0 +1,57 @@
+//! Journal to Redis Streams (Redis 6.2 or later, Valkey): every event once and in order, however often the
+//! connection, the server or this process fails.
+//!
+//! # Invariants
+//!
+//! - An event is appended, and the producer's mark moved, by one atomic script. The script refuses a gap and
+//!   skips what the mark says is there: sending anything twice is harmless, so every failure is answered by
+//!   asking the server for the mark and going on from it.
+//! - On every connect and every [`Settings::interval`] the mark is compared with the journal and with the stream.
+//!   A server that is behind gets from the journal what is still kept; a stream that has events which the journal
+//!   never wrote stops the publisher until it is given another producer id.
+//! - Nothing is dropped: shaping makes events wait in the journal, an outage as well.
+//! - One thread owns the connection. Every wait on it ends after a stated time.
+//!
+//! # Keys (persisted; `aw:hotplug` stands for [`Settings::stream`])
+//!
+//! | key | type | what |
+//! |---|---|---|
+//! | `aw:hotplug` | stream | one entry per event, see [`FIELDS`] |
+//! | `{aw:hotplug}:seq` | hash | the marks: producer → `seq event_id entry_id` of its last entry |
+//!
+//! A mark with the event id `-` was set by the publisher itself: what came before its `seq` is no longer kept.
+//!
+//! An ACL user needs `+@connection +@scripting +@stream +@read +hset +hdel +info` on `~aw:hotplug` and
+//! `~{aw:hotplug}:seq`.
+
+mod settings;
+
+mod entry;
+mod mark;
+
+mod failure;
+mod link;
+mod script;
+mod server;
+
+mod backoff;
+mod notice;
+mod publisher;
+mod report;
+mod rows;
+mod send;
+mod shape;
+mod sync;
+mod trim;
+mod worker;
+
+mod probe;
+mod read;
+
+pub use entry::{FIELDS, entry};
+pub use failure::Failure;
+pub use notice::{Notice, State, Status};
+pub use probe::{Findings, Group, probe};
+pub use publisher::Publisher;
+pub use read::{Entry, GroupReader, create_group, read_newest};
+pub use settings::{Endpoint, Password, Secret, Settings};

@@ -1,0 +1,146 @@
+//! A connection to the server, on which every wait ends.
+
+use std::fs;
+use std::time::Duration;
+
+use redis::{
+    Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
+    RedisConnectionInfo, ServerErrorKind, Value,
+};
+
+use crate::failure::Failure;
+use crate::script::Script;
+use crate::settings::{Endpoint, Password, Settings};
+
+/// How long connecting may take, per address of the host.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the server may take to answer, or to take what is sent.
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open connection. After an error of [`Link::send`] or [`Link::receive`] it must be dropped: answers would
+/// no longer belong to their questions.
+pub(crate) struct Link {
+    connection: Connection,
+}
+
+/// The server's answer to one command.
+pub(crate) enum Answer {
+    Value(Value),
+    /// The script is not in the server's cache.
+    NoScript,
+    Refused(Failure),
+}
+
+impl Link {
+    pub(crate) fn connect(settings: &Settings) -> Result<Self, Failure> {
+        // Another crate of the process may have chosen a provider already; either will do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = Client::open(connection_info(settings)?)?;
+        let connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
+        let mut link = Self { connection };
+        link.limit_waits(RESPONSE_TIMEOUT)?;
+        link.log_in(settings)?;
+        if settings.db != 0 {
+            link.query::<()>(redis::cmd("SELECT").arg(settings.db))?;
+        }
+        Ok(link)
+    }
+
+    fn log_in(&mut self, settings: &Settings) -> Result<(), Failure> {
+        let password = password(settings)?;
+        if settings.username.is_none() && password.is_none() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("AUTH");
+        command.arg(settings.username.as_deref()).arg(password.unwrap_or_default());
+        self.query::<()>(&command).map_err(|failure| match failure {
+            Failure::Refused(text) => Failure::AuthRefused(text),
+            other => other,
+        })
+    }
+
+    /// Bounds each wait from now on; never zero.
+    pub(crate) fn limit_waits(&self, limit: Duration) -> Result<(), Failure> {
+        let limit = Some(limit.max(Duration::from_millis(1)));
+        self.connection.set_read_timeout(limit)?;
+        Ok(self.connection.set_write_timeout(limit)?)
+    }
+
+    pub(crate) fn send(&mut self, packed: &[u8]) -> Result<(), Failure> {
+        Ok(self.connection.send_packed_command(packed)?)
+    }
+
+    pub(crate) fn receive(&mut self) -> Result<Answer, Failure> {
+        Ok(match self.connection.recv_response()? {
+            Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => Answer::NoScript,
+            Value::ServerError(error) => Answer::Refused(Failure::of_answer(&error)),
+            value => Answer::Value(value),
+        })
+    }
+
+    pub(crate) fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Failure> {
+        self.send(&command.get_packed_command())?;
+        match self.receive()? {
+            Answer::Value(value) => decode(value),
+            Answer::NoScript => Err(Failure::Refused("NOSCRIPT".to_owned())),
+            Answer::Refused(failure) => Err(failure),
+        }
+    }
+
+    /// Calls a script, sending its text where the server does not know it.
+    pub(crate) fn call<T: FromRedisValue>(
+        &mut self,
+        script: &Script,
+        keys: &[&str],
+        args: &[&str],
+    ) -> Result<T, Failure> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&script.hash).arg(keys.len()).arg(keys).arg(args);
+        self.send(&command.get_packed_command())?;
+        match self.receive()? {
+            Answer::Value(value) => decode(value),
+            Answer::Refused(failure) => Err(failure),
+            Answer::NoScript => {
+                let mut command = redis::cmd("EVAL");
+                command.arg(&script.code).arg(keys.len()).arg(keys).arg(args);
+                self.query(&command)
+            }
+        }
+    }
+
+    /// Puts a script into the server's cache.
+    pub(crate) fn load(&mut self, script: &Script) -> Result<(), Failure> {
+        self.query::<String>(redis::cmd("SCRIPT").arg("LOAD").arg(&script.code)).map(drop)
+    }
+}
+
+pub(crate) fn decode<T: FromRedisValue>(value: Value) -> Result<T, Failure> {
+    redis::from_redis_value(value).map_err(|error| Failure::Refused(format!("an unexpected answer: {error}")))
+}
+
+fn connection_info(settings: &Settings) -> Result<ConnectionInfo, Failure> {
+    let address = match &settings.endpoint {
+        Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        Endpoint::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
+        Endpoint::Tcp { host, port, tls: true } => {
+            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+        }
+    };
+    // The client library would log in itself, but keeps what the server says against it to itself.
+    let redis = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+    Ok(address.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+fn password(settings: &Settings) -> Result<Option<String>, Failure> {
+    match &settings.password {
+        None => Ok(None),
+        Some(Password::Inline(secret)) => Ok(Some(secret.expose().to_owned())),
+        Some(Password::File(path)) => {
+            let text = fs::read_to_string(path)
+                .map_err(|error| Failure::PasswordFile(format!("{}: {error}", path.display())))?;
+            Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Reading the stream back: the newest entries, or as a consumer group.
+//!
+//! Each call or reader has a connection of its own: a blocked read would hold up everything else on it.
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use crate::failure::Failure;
+use crate::link::{Link, RESPONSE_TIMEOUT, decode};
+use crate::settings::Settings;
+
+/// The most entries one call returns.
+const ENTRIES_MAX: usize = 1000;
+
+/// An entry of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id in the stream, `ms-n`.
+    pub id: String,
+    /// Names and values in the stream's order. Empty: the entry was trimmed before this group acknowledged it.
+    pub fields: Vec<(String, String)>,
+}
+
+impl Entry {
+    /// The value of a field.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// One consumer of a group. It first gets what it once got and did not acknowledge, also after an error, then what
+/// no consumer of the group got.
+pub struct GroupReader {
+    link: Link,
+    stream: String,
+    group: String,
+    consumer: String,
+    /// Up to where the own unacknowledged entries were read again; `None`: all of them were.
+    own_after: Option<String>,
+}
+
+/// The newest `count` entries (at most 1,000), newest first. A stream that does not exist is empty.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn read_newest(settings: &Settings, count: usize) -> Result<Vec<Entry>, Failure> {
+    let mut link = Link::connect(settings)?;
+    let mut command = redis::cmd("XREVRANGE");
+    command.arg(&settings.stream).arg("+").arg("-").arg("COUNT").arg(count.min(ENTRIES_MAX));
+    Ok(entries(link.query(&command)?))
+}
+
+/// Creates the group `name`, and the stream where there is none, so that it gets every entry from the oldest on.
+/// A group that exists is left as it is.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn create_group(settings: &Settings, name: &str) -> Result<(), Failure> {
+    let mut link = Link::connect(settings)?;
+    let mut command = redis::cmd("XGROUP");
+    command.arg("CREATE").arg(&settings.stream).arg(name).arg("0").arg("MKSTREAM");
+    match link.query::<()>(&command) {
+        Err(Failure::Refused(text)) if text.starts_with("BUSYGROUP") => Ok(()),
+        other => other,
+    }
+}
+
+impl GroupReader {
+    /// Connects as `consumer` of `group`, which must exist.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn connect(settings: &Settings, group: &str, consumer: &str) -> Result<Self, Failure> {
+        Ok(Self {
+            link: Link::connect(settings)?,
+            stream: settings.stream.clone(),
+            group: group.to_owned(),
+            consumer: consumer.to_owned(),
+            own_after: Some("0".to_owned()),
+        })
+    }
+
+    /// The next entries, at most `count` (and 1,000). Waits up to `block` for new ones; none came if the answer is
+    /// empty. `block` under a millisecond does not wait.
+    ///
+    /// # Errors
+    /// See [`Failure`]; `NOGROUP` is a [`Failure::Refused`]. Connect again after an error: what this consumer got
+    /// and did not acknowledge comes first then.
+    pub fn read(&mut self, count: usize, block: Duration) -> Result<Vec<Entry>, Failure> {
+        if let Some(after) = self.own_after.take() {
+            let own = self.read_after(&after, count, Duration::ZERO)?;
+            if let Some(last) = own.last() {
+                self.own_after = Some(last.id.clone());
+                return Ok(own);
+            }
+        }
+        self.read_after(">", count, block)
+    }
+
+    /// Acknowledges entries; those that were before are no error.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn ack<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
+        let ids: Vec<&str> = ids.into_iter().collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.link.query(redis::cmd("XACK").arg(&self.stream).arg(&self.group).arg(ids))
+    }
+
+    fn read_after(&mut self, after: &str, count: usize, block: Duration) -> Result<Vec<Entry>, Failure> {
+        let mut command: Cmd = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(&self.group).arg(&self.consumer).arg("COUNT").arg(count.min(ENTRIES_MAX));
+        // `BLOCK 0` would be for ever.
+        let block_ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX);
+        if block_ms > 0 {
+            command.arg("BLOCK").arg(block_ms);
+        }
+        command.arg("STREAMS").arg(&self.stream).arg(after);
+        // A wait that ended before the server's would leave its entries delivered to nobody.
+        self.link.limit_waits(block.saturating_add(RESPONSE_TIMEOUT))?;
+        let Value::Array(streams) = self.link.query(&command)? else { return Ok(Vec::new()) };
+        let mut read = Vec::new();
+        for stream in streams {
+            let (_, found): (String, Raw) = decode(stream)?;
+            read.extend(entries(found));
+        }
+        Ok(read)
+    }
+}
+
+/// Ids and fields; no fields where the entry is gone. Bytes, because anyone may write to a stream.
+type Raw = Vec<(Vec<u8>, Option<Vec<(Vec<u8>, Vec<u8>)>>)>;
+
+fn entries(raw: Raw) -> Vec<Entry> {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    raw.into_iter()
+        .map(|(id, fields)| {
+            let fields = fields.unwrap_or_default();
+            let fields = fields.into_iter().map(|(name, value)| (text(name), text(value))).collect();
+            Entry { id: text(id), fields }
+        })
+        .collect()
+}

@@ -1,0 +1,84 @@
+//! What the publisher says, each thing once.
+
+use std::sync::Arc;
+
+use crate::failure::Failure;
+use crate::notice::{Notice, State};
+use crate::publisher::Shared;
+use crate::server::Server;
+use crate::trim::Trimmed;
+
+/// Keeps the status and tells notices when something begins, not while it lasts.
+pub(crate) struct Report {
+    shared: Arc<Shared>,
+    on_notice: Box<dyn FnMut(Notice) + Send>,
+    up: bool,
+    failure: Option<Failure>,
+    policy: String,
+    cut_off: String,
+}
+
+impl Report {
+    pub(crate) fn new(shared: Arc<Shared>, on_notice: Box<dyn FnMut(Notice) + Send>) -> Self {
+        Self { shared, on_notice, up: false, failure: None, policy: String::new(), cut_off: String::new() }
+    }
+
+    pub(crate) fn notices(&mut self, notices: Vec<Notice>) {
+        notices.into_iter().for_each(&mut self.on_notice);
+    }
+
+    pub(crate) fn up(&mut self, server: &Server, published_seq: u64) {
+        self.failure = None;
+        if self.up {
+            return;
+        }
+        self.up = true;
+        self.shared.update(|status| {
+            status.state = State::Up;
+            status.last_error = None;
+        });
+        (self.on_notice)(Notice::Up { version: server.version.clone(), published_seq });
+    }
+
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        self.down(failure.to_string());
+        if self.failure.as_ref().is_none_or(|told| !told.is_like(&failure)) {
+            (self.on_notice)(Notice::Down(failure.clone()));
+        }
+        self.failure = Some(failure);
+    }
+
+    /// Like a failure, but one that time does not mend.
+    pub(crate) fn halted(&mut self, why: Notice) {
+        self.down(why.to_string());
+        (self.on_notice)(why);
+    }
+
+    pub(crate) fn connected(&mut self, server: &Server) {
+        let policy = if server.may_evict() { server.policy.as_str() } else { "" };
+        if policy != self.policy {
+            policy.clone_into(&mut self.policy);
+            if !policy.is_empty() {
+                (self.on_notice)(Notice::EvictingPolicy(policy.to_owned()));
+            }
+        }
+    }
+
+    pub(crate) fn trimmed(&mut self, trimmed: Trimmed) {
+        if trimmed.held_by.is_empty() {
+            self.cut_off.clear();
+        } else if trimmed.cut_off && trimmed.held_by != self.cut_off {
+            self.cut_off.clone_from(&trimmed.held_by);
+            (self.on_notice)(Notice::GroupCutOff { group: trimmed.held_by, length: trimmed.length });
+        }
+    }
+
+    fn down(&mut self, error: String) {
+        self.up = false;
+        self.shared.update(|status| {
+            status.state = State::Down;
+            status.last_error = Some(error);
+            status.errors_total += 1;
+        });
+    }
+}

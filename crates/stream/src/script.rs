@@ -1,0 +1,48 @@
+//! The scripts that run inside the server; each is atomic there.
+
+use std::fmt::Write;
+use std::sync::LazyLock;
+
+use crate::entry::{EVENT_ID, FIELDS, SEQ};
+
+/// A script and the name the server caches it under.
+pub(crate) struct Script {
+    pub(crate) code: String,
+    pub(crate) hash: String,
+}
+
+impl Script {
+    fn new(code: String) -> Self {
+        let hash = redis::Script::new(&code).get_hash().to_owned();
+        Self { code, hash }
+    }
+}
+
+const IDS: &str = include_str!("scripts/ids.lua");
+
+/// Appends entries behind a mark and moves it.
+pub(crate) static APPEND: LazyLock<Script> = LazyLock::new(|| {
+    let mut code = IDS.to_owned();
+    // `FIELDS` is the one place that names them; Lua counts from 1.
+    writeln!(code, "local fields = {{'{}'}}", FIELDS.join("','")).expect("writing to text cannot fail");
+    writeln!(code, "local event_id_field, seq_field = {}, {}", EVENT_ID + 1, SEQ + 1)
+        .expect("writing to text cannot fail");
+    code += include_str!("scripts/append.lua");
+    Script::new(code)
+});
+
+/// Says what the server has of a producer.
+pub(crate) static INSPECT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(format!("{IDS}{}", include_str!("scripts/inspect.lua"))));
+
+/// Sets a mark, unless it changed meanwhile.
+pub(crate) static ADOPT: LazyLock<Script> =
+    LazyLock::new(|| Script::new(format!("{IDS}{}", include_str!("scripts/adopt.lua"))));
+
+/// Looks for entries of some producers, backwards.
+pub(crate) static SCAN: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/scan.lua").to_owned()));
+
+/// Removes old entries that no group needs.
+pub(crate) static TRIM: LazyLock<Script> =
+    LazyLock::new(|| Script::new(format!("{IDS}{}", include_str!("scripts/trim.lua"))));

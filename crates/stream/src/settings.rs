@@ -1,0 +1,98 @@
+//! Where to publish, and how fast.
+
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything the publisher and the reading side need to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where the server listens.
+    pub endpoint: Endpoint,
+    /// The ACL user; `None`: Redis' `default` user.
+    pub username: Option<String>,
+    /// `None`: the server asks for none.
+    pub password: Option<Password>,
+    /// Number of the database.
+    pub db: u32,
+    /// Key of the stream.
+    pub stream: String,
+    /// About how many entries the stream keeps. What a group has not acknowledged is kept up to ten times that.
+    pub max_len: NonZeroU32,
+    /// The most events one call of the script appends.
+    pub batch_size: NonZeroUsize,
+    /// Events beyond it wait; one second's worth may burst. `None`: no limit.
+    pub max_events_per_second: Option<NonZeroU32>,
+    /// How often mark, stream and journal are compared.
+    pub interval: Duration,
+}
+
+/// Where a Redis server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A TCP port, with or without TLS. The certificate is checked against the system's roots
+    /// (`SSL_CERT_FILE`, `SSL_CERT_DIR` name others).
+    Tcp {
+        /// Host name or IP address (IPv6 without brackets).
+        host: String,
+        /// Never 0.
+        port: u16,
+        /// Whether the connection is encrypted.
+        tls: bool,
+    },
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// A password, or the file that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Password {
+    /// The password itself.
+    Inline(Secret),
+    /// A file to read at each connect, so that a rotated password needs no reload. A line end at its end does
+    /// not belong to the password.
+    File(PathBuf),
+}
+
+/// Text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Settings {
+    /// Key of the hash of marks, in the same cluster slot as the stream.
+    pub(crate) fn marks_key(&self) -> String {
+        let tag = self.stream.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+        match tag {
+            Some((tag, _)) if !tag.is_empty() => format!("{}:seq", self.stream),
+            _ => format!("{{{}}}:seq", self.stream),
+        }
+    }
+}
+
+impl Secret {
+    /// Hides `text`.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The publisher and the reading side against real Redis servers, each started by its test.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bed;
+mod encrypted;
+mod event;
+mod exactly_once;
+mod outages;
+mod reading;
+mod rollback;
+mod server;
+mod trimming;

@@ -1,0 +1,110 @@
+//! The door to look in, of the running daemon.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use autoweave_usb_testbus::{Bus, Device};
+use serde_json::Value;
+
+use crate::harness::{Daemon, PATIENCE, QUICK, StateDir, last_seq};
+
+/// Every bus has a loopback of its own, so the default port is free.
+const ADDRESS: &str = "127.0.0.1:8080";
+
+fn get(path: &str, headers: &str) -> TcpStream {
+    let address: SocketAddr = ADDRESS.parse().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(client, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n").unwrap();
+    client
+}
+
+fn answer(path: &str) -> (String, String) {
+    let mut text = String::new();
+    get(path, "").read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+/// Reads an event stream until it has `count` events, and returns their ids.
+fn ids(stream: &mut TcpStream, count: usize) -> Vec<u64> {
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    loop {
+        let ids: Vec<u64> =
+            text.lines().filter_map(|line| line.strip_prefix("id:")?.trim().parse().ok()).collect();
+        if ids.len() >= count {
+            return ids;
+        }
+        let read = stream.read(&mut buffer).unwrap();
+        assert!(read > 0, "the stream ended: {text}");
+        text += std::str::from_utf8(&buffer[..read]).unwrap();
+    }
+}
+
+#[test]
+fn it_tells_how_the_daemon_is_what_is_connected_and_what_happened() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    let state = StateDir::new();
+    let daemon = Daemon::start(&bus, &state, QUICK);
+    bus.plug("1-1", &Device::receiver()).unwrap();
+    daemon.wait_until("the plug is journaled", || last_seq(&state) >= 2);
+
+    daemon.wait_until("it is told", || answer("/api/v1/devices").1.contains("046d:c52b:ABC123"));
+    let (status, health) = answer("/health");
+    let health: Value = serde_json::from_str(&health).unwrap();
+    assert!(status.contains("200"), "{status}");
+    assert_eq!((&health["status"], &health["devices"]["connected"]), (&"ok".into(), &2.into()));
+    assert_eq!((&health["source"]["active"], &health["journal"]["last_seq"]), (&"uevent".into(), &2.into()));
+    assert!(answer("/ready").0.contains("200"));
+    let metrics = answer("/metrics").1;
+    assert!(metrics.contains("usb_devices_connected 2"), "{metrics}");
+    let hotplug = r#"usb_events_total{action="attach",source="uevent",reason="hotplug"} 1"#;
+    assert!(metrics.contains(hotplug), "{metrics}");
+    let events: Value = serde_json::from_str(&answer("/api/v1/events?since=1").1).unwrap();
+    assert_eq!((&events["events"][0]["seq"], &events["next"]), (&2.into(), &2.into()));
+    assert!(answer("/nothing").0.contains("404"));
+    daemon.stop();
+}
+
+#[test]
+fn a_stream_resumes_over_a_restart_without_a_gap() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    let state = StateDir::new();
+    let daemon = Daemon::start(&bus, &state, QUICK);
+    let mut stream = get("/api/v1/events/stream?since=0", "");
+    bus.plug("1-1", &Device::receiver()).unwrap();
+    assert_eq!(ids(&mut stream, 2), [1, 2]);
+    daemon.stop();
+    bus.unplug("1-1").unwrap();
+    let daemon = Daemon::start(&bus, &state, QUICK);
+    let mut stream = get("/api/v1/events/stream", "Last-Event-ID: 2\r\n");
+    bus.plug("1-2", &Device::storage("S")).unwrap();
+    assert_eq!(ids(&mut stream, 2), [3, 4]);
+    daemon.stop();
+}
+
+#[test]
+fn a_port_in_use_is_named_and_http_can_be_left_out() {
+    let bus = Bus::enter().unwrap();
+    let state = StateDir::new();
+    let _taken = TcpListener::bind(ADDRESS).unwrap();
+    let mut daemon = Daemon::spawn(&bus, state.path(), QUICK, &[]);
+    assert_eq!(daemon.wait().code(), Some(69));
+    let log = daemon.log();
+    assert!(log.contains(ADDRESS) && log.contains("monitoring.healthcheck_port"), "{log}");
+    let without = [QUICK, &[("AUTOWEAVE_USB__MONITORING__ENABLED", "false")]].concat();
+    Daemon::start(&bus, &state, &without).stop();
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    let bus = Bus::enter().unwrap();
+    let state = StateDir::new();
+    let ask = || crate::program::usbd(&["health"]);
+    ask().fails(1, &["127.0.0.1:8080"]);
+    let daemon = Daemon::start(&bus, &state, QUICK);
+    assert!(ask().ok().stdout.contains(r#""status":"ok""#));
+    daemon.stop();
+}
