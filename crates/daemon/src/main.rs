@@ -7,6 +7,7 @@ mod exit;
 mod http;
 mod logging;
 mod pipeline;
+mod publish;
 mod show;
 mod signals;
 mod stamp;

@@ -16,15 +16,18 @@ use autoweave_usb_source::{Batch, Source, Watch};
 use tracing::{error, info};
 
 use crate::exit::Failure;
-use crate::http::{JournalStatus, Monitor, Severity, SourceStatus};
+use crate::http::{Monitor, Severity, SourceStatus};
 use crate::signals::Requests;
-use crate::stamp::Stamp;
+use crate::stamp::{self, Stamp};
 
 /// The machine's boot, `/proc/sys/kernel/random/boot_id` on Linux. Persisted name.
 const META_BOOT_ID: &str = "boot_id";
 
 /// What the next first scan's differences are for. Persisted name.
 const META_NEXT_SCAN_REASON: &str = "next_scan_reason";
+
+/// The producer id that events are published under, where it is not the journal's own. Persisted name.
+const META_STREAM_PRODUCER: &str = "stream_producer";
 
 /// Who says in the health report that the journal cannot be written.
 const JOURNAL: &str = "journal";
@@ -40,6 +43,8 @@ pub struct Pipeline {
     stamp: Stamp,
     requests: Arc<Requests>,
     monitor: Arc<Monitor>,
+    /// Whether the journal itself is the stream.
+    is_embedded: bool,
 }
 
 /// What one step brought.
@@ -78,7 +83,8 @@ impl Pipeline {
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
         let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
-        let mut pipeline = Self { watch, journal, stamp, requests, monitor };
+        let is_embedded = monitor.is_embedded();
+        let mut pipeline = Self { watch, journal, stamp, requests, monitor, is_embedded };
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
@@ -122,6 +128,26 @@ impl Pipeline {
         self.watch.journaled();
         self.journal.close().map_err(Failure::io)?;
         Ok(events)
+    }
+
+    /// The producer id to publish under.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn stream_producer(&self) -> Result<String, Failure> {
+        let chosen = self.journal.meta(META_STREAM_PRODUCER).map_err(Failure::io)?;
+        Ok(chosen.unwrap_or_else(|| self.journal.producer().to_owned()))
+    }
+
+    /// Draws another producer id to publish under, and writes it down.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn new_stream_producer(&mut self) -> Result<String, Failure> {
+        let producer = stamp::new_producer();
+        let meta = vec![(META_STREAM_PRODUCER, producer.clone())];
+        self.commit_with(Vec::new(), Commit { meta, ..Commit::default() })?;
+        Ok(producer)
     }
 
     /// The source and the table.
@@ -174,7 +200,9 @@ impl Pipeline {
         for event in events {
             self.monitor.metrics.event(event);
             let observed = UNIX_EPOCH + Duration::from_millis(event.timestamp);
-            self.monitor.metrics.acknowledged(now.duration_since(observed).unwrap_or_default());
+            if self.is_embedded {
+                self.monitor.metrics.acknowledged(now.duration_since(observed).unwrap_or_default());
+            }
         }
         let table = self.watch.table();
         self.monitor.metrics.tallies(&table.tallies());
@@ -183,7 +211,7 @@ impl Pipeline {
         let bytes = self.journal.bytes();
         self.monitor.update(|status| {
             status.source = SourceStatus { active: Some(source.name()), failovers: 0, overruns };
-            status.journal = JournalStatus { unpublished: 0, bytes };
+            status.journal.bytes = bytes;
         });
         self.monitor.committed(self.journal.last_seq(), table.devices());
     }

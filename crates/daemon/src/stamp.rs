@@ -22,8 +22,7 @@ impl Stamp {
 
     /// A producer for as long as the process runs, for what is not kept.
     pub fn ephemeral(host: String) -> Self {
-        let producer = format!("{:032x}", u128::from_be_bytes(ulid::Ulid::generate().to_bytes()));
-        Self::new(producer, host, 0)
+        Self::new(new_producer(), host, 0)
     }
 
     /// The next event.
@@ -45,6 +44,11 @@ impl Stamp {
             device: edge.device.clone(),
         }
     }
+}
+
+/// A producer id that nobody has: 32 hexadecimal digits.
+pub fn new_producer() -> String {
+    format!("{:032x}", u128::from_be_bytes(ulid::Ulid::generate().to_bytes()))
 }
 
 /// The configured name of this machine, or its own.

@@ -17,6 +17,7 @@ mod policy;
 mod poll;
 mod program;
 mod reading;
+mod redis;
 mod restart;
 mod state;
 mod stop;

@@ -14,6 +14,7 @@ use crate::config::{Config, Loaded};
 use crate::exit::Failure;
 use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
 use crate::pipeline::{Pipeline, Step, tell_set_aside};
+use crate::publish::{self, Publishing};
 use crate::{logging, show, signals, stamp, state_dir};
 
 /// A wait begins anew after this long; it only has to be finite.
@@ -24,6 +25,9 @@ const BUS: &str = "bus";
 
 /// How long a stopping daemon waits for HTTP clients to take their answers.
 const HTTP_STOP: Duration = Duration::from_millis(500);
+
+/// What a stopping daemon leaves its publisher at least, however long writing down took.
+const PUBLISH_STOP: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
@@ -39,15 +43,28 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
-    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Embedded)));
+    let settings = publish::settings(config);
+    let kind = if settings.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
+    let monitor = Arc::new(Monitor::new(Status::new(kind)));
+    let interrupter = source.interrupter();
     let server = serve(config, &monitor, &directory)?;
     let host = stamp::host(config.host.as_ref());
     let (pipeline, events) =
         Pipeline::open(journal, source, super::policy(config), host, requests.clone(), monitor.clone())?;
     log_events(&events);
-    let mut daemon = Daemon { pipeline, loaded, monitor, server, is_ready: false, told: Vec::new() };
+    let publishing = match settings {
+        Some(settings) => {
+            let producer = pipeline.stream_producer()?;
+            Some(Publishing::start(settings, &directory, producer, monitor.clone(), interrupter)?)
+        }
+        None => None,
+    };
+    // With a publisher, how it does is looked at now and then, whether or not anything happens.
+    let patience = if publishing.is_some() { config.monitoring.interval } else { PATIENCE };
+    let mut daemon =
+        Daemon { pipeline, loaded, monitor, server, publishing, is_ready: false, told: Vec::new() };
     while !requests.is_stop() {
-        let batch = daemon.step(PATIENCE)?;
+        let batch = daemon.step(patience)?;
         if batch.scanned && !daemon.is_ready {
             daemon.is_ready = true;
             daemon.monitor.update(|status| status.phase = Phase::Ready);
@@ -73,6 +90,7 @@ struct Daemon {
     loaded: Loaded,
     monitor: Arc<Monitor>,
     server: Option<Server>,
+    publishing: Option<Publishing>,
     is_ready: bool,
     /// The counters whose first count was told.
     told: Vec<&'static str>,
@@ -84,6 +102,12 @@ impl Daemon {
         let Step { events, batch } = self.pipeline.step(patience)?;
         log_events(&events);
         self.report(&batch);
+        if let Some(publishing) = &mut self.publishing {
+            publishing.step();
+            if publishing.take_producer_request() {
+                publishing.resume_as(self.pipeline.new_stream_producer()?);
+            }
+        }
         Ok(batch)
     }
 
@@ -147,9 +171,14 @@ impl Daemon {
         let mut applied = self.loaded.config.clone();
         applied.filters.clone_from(&loaded.config.filters);
         applied.performance.debounce = loaded.config.performance.debounce;
+        if let (Some(publishing), Some(settings)) = (&self.publishing, publish::settings(&loaded.config)) {
+            publishing.reload(settings);
+            applied.redis.clone_from(&loaded.config.redis);
+            applied.performance = loaded.config.performance.clone();
+        }
         if applied != loaded.config {
             warn!(
-                "the configuration was reloaded; what changed besides filters and debounce_ms needs a restart"
+                "the configuration was reloaded; some of what changed needs a restart (see docs/operations.md)"
             );
         } else {
             info!("the configuration was reloaded");
@@ -182,6 +211,9 @@ impl Daemon {
             unmatched,
             "edges that became no event"
         );
+        if let Some(publishing) = self.publishing {
+            publishing.stop(deadline.max(Instant::now() + PUBLISH_STOP));
+        }
         if let Some(server) = self.server {
             // It reads the journal, which can only be closed cleanly by its last user.
             server.stop(HTTP_STOP);

@@ -102,7 +102,7 @@ pub const KEYS: &[Key] = &[
         path: "redis.host",
         kind: Kind::Host,
         default: "localhost",
-        used: false,
+        used: true,
         doc: "Where Redis is. A value that begins with `/` is a Unix socket; `port` then has no \
               meaning.",
     },
@@ -110,28 +110,28 @@ pub const KEYS: &[Key] = &[
         path: "redis.port",
         kind: Kind::Whole { min: 1, max: PORT_MAX, unit: "" },
         default: "6379",
-        used: false,
+        used: true,
         doc: "TCP port of Redis.",
     },
     Key {
         path: "redis.db",
         kind: Kind::Whole { min: 0, max: REDIS_DB_MAX, unit: "" },
         default: "0",
-        used: false,
+        used: true,
         doc: "Number of the database.",
     },
     Key {
         path: "redis.username",
         kind: Kind::Text,
         default: "",
-        used: false,
+        used: true,
         doc: "ACL user. Empty: Redis' `default` user.",
     },
     Key {
         path: "redis.password",
         kind: Kind::Secret,
         default: "",
-        used: false,
+        used: true,
         doc: "Password. Better in `password_file`: a file or a variable is read by more people than \
               meant.",
     },
@@ -139,21 +139,21 @@ pub const KEYS: &[Key] = &[
         path: "redis.password_file",
         kind: Kind::SecretFile,
         default: "",
-        used: false,
+        used: true,
         doc: "File that holds the password, instead of `password`.",
     },
     Key {
         path: "redis.tls",
         kind: Kind::Bool,
         default: "false",
-        used: false,
+        used: true,
         doc: "Whether to speak TLS. Not for a Unix socket.",
     },
     Key {
         path: "redis.url",
         kind: Kind::Url,
         default: "",
-        used: false,
+        used: true,
         doc: "All of the above in one: `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://…` for TLS, or \
               `unix:///PATH?db=DB&user=USER&pass=PASSWORD`. It sets `host`, `port` (6379 if not given) \
               and `tls`, and `username`, `password` and `db` if it names them. Percent-encode special \
@@ -163,14 +163,14 @@ pub const KEYS: &[Key] = &[
         path: "redis.stream",
         kind: Kind::Name,
         default: "aw:hotplug",
-        used: false,
+        used: true,
         doc: "Key of the stream.",
     },
     Key {
         path: "redis.max_len",
         kind: Kind::Whole { min: 1, max: 1_000_000_000, unit: "entries" },
         default: "100000",
-        used: false,
+        used: true,
         doc: "Length the stream is trimmed to. Trims nothing that a group has not acknowledged, up to \
               a hard cap of 10 × `max_len`, with an alarm.",
     },
@@ -244,7 +244,7 @@ pub const KEYS: &[Key] = &[
         path: "performance.max_events_per_second",
         kind: Kind::Whole { min: 0, max: 1_000_000, unit: "events per second" },
         default: "100",
-        used: false,
+        used: true,
         doc: "Shapes, never drops: the excess waits in the journal. One second's worth may burst. 0: \
               no limit.",
     },
@@ -260,7 +260,7 @@ pub const KEYS: &[Key] = &[
         path: "performance.batch_size",
         kind: Kind::Whole { min: 1, max: 10_000, unit: "events" },
         default: "10",
-        used: false,
+        used: true,
         doc: "Events published in one go.",
     },
     Key {

@@ -121,7 +121,6 @@ impl Secret {
     }
 
     /// The text, for the one place that must send it.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the Redis connection, which comes later"))]
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -50,7 +50,6 @@ impl Metrics {
     }
 
     /// The stream refused an event or did not answer.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the Redis publisher, which comes later"))]
     pub fn publish_error(&self) {
         self.publish_errors.fetch_add(1, Ordering::Relaxed);
     }

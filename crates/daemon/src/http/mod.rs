@@ -27,4 +27,4 @@ mod tests;
 pub use ask::ask_health;
 pub use monitor::Monitor;
 pub use server::{Listener, Server};
-pub use status::{JournalStatus, Phase, Severity, SourceStatus, Status, StreamKind};
+pub use status::{Phase, Severity, SourceStatus, Status, StreamKind, StreamState};

@@ -72,7 +72,6 @@ pub enum StreamKind {
     /// The journal itself.
     Embedded,
     /// A Redis stream.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the Redis publisher, which comes later"))]
     Redis,
 }
 
@@ -85,7 +84,6 @@ pub enum StreamState {
     /// It takes events.
     Up,
     /// It does not; the journal keeps them.
-    #[allow(dead_code, reason = "for the Redis publisher, which comes later")]
     Down,
 }
 

@@ -191,12 +191,12 @@ fn check_fails_where_the_journal_cannot_be_read() {
 fn a_key_without_effect_is_warned_about() {
     let bus = small_bus();
     let state = StateDir::new();
-    let env = [CALM, &[("REDIS_HOST", "example.org")]].concat();
+    let env = [CALM, &[("AUTOWEAVE_USB__PLUGINS__GROUP", "g")]].concat();
     let daemon = Daemon::start(&bus, &state, &env);
-    daemon.wait_for_log("redis.host");
+    daemon.wait_for_log("plugins.group");
     daemon.stop();
     let check = finish(command(&env).args(["check", "--state-dir"]).arg(state.path())).ok();
-    assert_has(&check.stdout, &["REDIS_HOST", "redis.host"]);
+    assert_has(&check.stdout, &["AUTOWEAVE_USB__PLUGINS__GROUP", "plugins.group"]);
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! From the journal to Redis: the publisher as the daemon's configuration has it, and what it says.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use autoweave_usb_source::Interrupter;
+use autoweave_usb_stream::{Endpoint, Notice, Password, Publisher, Secret, Settings, State};
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config};
+use crate::exit::Failure;
+use crate::http::{Monitor, Severity, StreamState};
+
+/// Who says in the health report that events do not get through.
+const STREAM: &str = "stream";
+
+/// A running publisher.
+pub struct Publishing {
+    publisher: Publisher,
+    needs_producer: Arc<AtomicBool>,
+    monitor: Arc<Monitor>,
+    errors_told: u64,
+}
+
+/// The publisher's settings, if the configuration names a Redis.
+pub fn settings(config: &Config) -> Option<Settings> {
+    let redis = config.redis.as_ref()?;
+    let endpoint = match &redis.endpoint {
+        config::Endpoint::Tcp { host, port, tls } => {
+            Endpoint::Tcp { host: host.clone(), port: *port, tls: *tls }
+        }
+        config::Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
+    };
+    let password = redis.password.as_ref().map(|password| match password {
+        config::Password::Inline(secret) => Password::Inline(Secret::new(secret.expose().to_owned())),
+        config::Password::File(path) => Password::File(path.clone()),
+    });
+    let batch_size = usize::try_from(config.performance.batch_size).ok().and_then(NonZeroUsize::new);
+    Some(Settings {
+        endpoint,
+        username: redis.username.clone(),
+        password,
+        db: redis.db,
+        stream: redis.stream.clone(),
+        max_len: NonZeroU32::new(redis.max_len).unwrap_or(NonZeroU32::MIN),
+        batch_size: batch_size.unwrap_or(NonZeroUsize::MIN),
+        max_events_per_second: config.performance.max_events_per_second,
+        interval: config.monitoring.interval,
+    })
+}
+
+impl Publishing {
+    /// Starts to publish the journal in `directory` as `producer`.
+    pub fn start(
+        settings: Settings,
+        directory: &Path,
+        producer: String,
+        monitor: Arc<Monitor>,
+        interrupter: Interrupter,
+    ) -> Result<Self, Failure> {
+        let needs_producer = Arc::new(AtomicBool::new(false));
+        let asks = needs_producer.clone();
+        let on_notice = move |notice: Notice| {
+            tell(&notice);
+            if matches!(notice, Notice::NewProducerNeeded { .. }) {
+                asks.store(true, Ordering::SeqCst);
+            }
+            // The daemon's own thread looks at the publisher's status, and it alone may write a new producer
+            // down.
+            interrupter.interrupt();
+        };
+        let publisher = Publisher::spawn(settings, directory, producer, on_notice)
+            .map_err(|error| Failure::unavailable(format!("the publisher cannot be started: {error}")))?;
+        Ok(Self { publisher, needs_producer, monitor, errors_told: 0 })
+    }
+
+    /// Events were committed, or a notice came: has them published, and passes on how it goes.
+    pub fn step(&mut self) {
+        self.publisher.wake();
+        let status = self.publisher.status();
+        for _ in self.errors_told..status.errors_total {
+            self.monitor.metrics.publish_error();
+        }
+        self.errors_told = status.errors_total;
+        self.monitor.update(|told| {
+            told.journal.unpublished = status.unpublished;
+            told.stream.state = match status.state {
+                State::Connecting => StreamState::Connecting,
+                State::Up => StreamState::Up,
+                State::Down | State::Stopped => StreamState::Down,
+            };
+            if let Some(error) = &status.last_error {
+                told.stream.last_error = Some(error.clone());
+            }
+            match status.state {
+                State::Down | State::Stopped => {
+                    told.raise(STREAM, Severity::Degraded, status.last_error.clone().unwrap_or_default());
+                }
+                State::Connecting | State::Up => told.clear(STREAM),
+            }
+        });
+    }
+
+    /// Whether the publisher waits for another producer id; asked once.
+    pub fn take_producer_request(&self) -> bool {
+        self.needs_producer.swap(false, Ordering::SeqCst)
+    }
+
+    /// Goes on under a producer id that was written down.
+    pub fn resume_as(&self, producer: String) {
+        self.publisher.resume_as(producer);
+    }
+
+    /// Goes on with other settings.
+    pub fn reload(&self, settings: Settings) {
+        self.publisher.reload(settings);
+    }
+
+    /// Publishes what can be published until `deadline`.
+    pub fn stop(self, deadline: Instant) {
+        let status = self.publisher.stop(deadline);
+        if status.unpublished > 0 {
+            warn!(waiting = status.unpublished, "not all events are published; the next start goes on");
+        }
+    }
+}
+
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Up { .. } => info!("{notice}"),
+        Notice::NoLongerKept { .. } | Notice::NewProducerNeeded { .. } | Notice::GroupCutOff { .. } => {
+            error!("{notice}");
+        }
+        _ => warn!("{notice}"),
+    }
+}
