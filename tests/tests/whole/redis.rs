@@ -8,8 +8,9 @@ use autoweave_usb_testbus::{Bus, Device};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{Daemon, StateDir, events, last_seq, wait_until};
+use crate::harness::{Daemon, StateDir, command, events, last_seq, wait_until};
 use crate::invariants::{check, text};
+use crate::program::finish;
 
 const STREAM: &str = "aw:hotplug";
 
@@ -177,4 +178,26 @@ fn what_redis_forgot_is_published_again() {
     daemon.wait_until("all is published", || server.length() == last_seq(&state) && server.length() > 1);
     daemon.stop();
     compare(&state, &server);
+}
+
+#[test]
+fn check_looks_at_redis_and_at_the_port() {
+    let bus = Bus::enter().unwrap();
+    let server = Server::start();
+    let state = StateDir::new();
+    let url = server.url();
+    let env = [("REDIS_URL", url.as_str())];
+    let check = || finish(command(&env).args(["check", "--state-dir"]).arg(state.path())).ok().stdout;
+    let alone = check();
+    assert!(
+        alone.contains("aw:hotplug: no stream yet") && alone.contains("127.0.0.1:8080 is free"),
+        "{alone}"
+    );
+    let daemon = start(&bus, &state, &server);
+    let beside = check();
+    assert!(beside.contains("a healthy daemon answers on 127.0.0.1:8080"), "{beside}");
+    daemon.stop();
+    drop(server);
+    let without = check();
+    assert!(without.contains("warn") && without.contains("redis.sock"), "{without}");
 }

@@ -1,16 +1,20 @@
 //! Says what works here, and how to mend what does not.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use autoweave_usb_journal::{ReadError, Reader};
 use autoweave_usb_source::{Kind, Options, Source, enumerate, has_usb};
+use autoweave_usb_stream::{Endpoint, Findings, Settings, probe};
 use serde::Serialize;
 
 use crate::cli::{Check, Common};
 use crate::config::Loaded;
 use crate::exit::Failure;
+use crate::http::{Listener, ask_health};
+use crate::publish;
 use crate::show::{self, Outcome};
 use crate::state_dir;
 
@@ -46,6 +50,8 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
         Ok(directory) => journal(&directory),
         Err(failure) => finding("journal", Outcome::Fail, failure.to_string(), ""),
     });
+    findings.extend(loaded.config.monitoring.http.map(port));
+    findings.extend(publish::settings(&loaded.config).map(|settings| redis(&settings)));
     for finding in &findings {
         if arguments.json {
             super::print_json(finding)?;
@@ -163,6 +169,66 @@ fn journal(directory: &Path) -> Finding {
             error.to_string(),
             "the daemon sets a damaged journal aside when it starts; --state-dir names another directory",
         ),
+    }
+}
+
+fn port(address: SocketAddr) -> Finding {
+    let Err(taken) = Listener::bind(address) else {
+        return finding("http", Outcome::Ok, format!("{address} is free"), "");
+    };
+    match ask_health(address, Duration::from_secs(2)) {
+        Ok((200, _)) => finding("http", Outcome::Ok, format!("a healthy daemon answers on {address}"), ""),
+        Ok((status, _)) => finding(
+            "http",
+            Outcome::Warn,
+            format!("something answers {status} on {address}"),
+            "`autoweave-usbd health` shows what; if it is no daemon, change monitoring.healthcheck_port",
+        ),
+        Err(_) => finding("http", Outcome::Fail, taken.to_string(), ""),
+    }
+}
+
+fn redis(settings: &Settings) -> Finding {
+    let found = match probe(settings) {
+        Ok(found) => found,
+        Err(failure) => {
+            return finding(
+                "redis",
+                Outcome::Warn,
+                format!("{}: {failure}", place(&settings.endpoint)),
+                "events wait in the journal until it answers; look at the keys under [redis]",
+            );
+        }
+    };
+    let Findings { version, stream_length, groups, .. } = &found;
+    let stream = stream_length.map_or("no stream yet".to_owned(), |length| format!("{length} entries"));
+    let shown = format!("version {version}, {}: {stream}, {} groups", settings.stream, groups.len());
+    if let Some(failure) = &found.refuses_writes {
+        finding(
+            "redis",
+            Outcome::Warn,
+            format!("{shown}; {failure}"),
+            "events wait in the journal until it takes writes",
+        )
+    } else if !found.version_suffices {
+        finding("redis", Outcome::Fail, shown, "version 6.2 or later is needed")
+    } else if found.may_evict {
+        let policy = format!("{shown}; maxmemory-policy {}", found.maxmemory_policy);
+        finding(
+            "redis",
+            Outcome::Warn,
+            policy,
+            "it may throw the stream away: set maxmemory-policy noeviction",
+        )
+    } else {
+        finding("redis", Outcome::Ok, shown, "")
+    }
+}
+
+fn place(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
+        Endpoint::Unix(path) => path.display().to_string(),
     }
 }
 
