@@ -128,11 +128,8 @@ fn policy(config: &Config) -> Policy {
 }
 
 fn journal_options(config: &Config) -> journal::Options {
-    let durability = match config.journal.durability {
-        config::Durability::Power => journal::Durability::Power,
-        config::Durability::Process => journal::Durability::Process,
-    };
-    journal::Options { durability, max_events: config.journal.max_events }
+    let config::Journal { durability, max_events } = config.journal;
+    journal::Options { durability, max_events }
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use autoweave_usb_device::Filters;
+pub use autoweave_usb_journal::Durability;
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,15 +215,6 @@ pub struct Journal {
     pub durability: Durability,
     /// Rows the journal may hold, 1 to 1,000,000,000.
     pub max_events: u64,
-}
-
-/// What a written event survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// A power cut: synced to disk before it is published.
-    Power,
-    /// A crash of the daemon, not of the machine.
-    Process,
 }
 
 /// `[plugins]`, when a directory is set.
