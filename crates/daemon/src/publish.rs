@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use autoweave_usb_source::Interrupter;
-use autoweave_usb_stream::{Endpoint, Notice, Password, Publisher, Secret, Settings, State};
+use autoweave_usb_stream::{Notice, Publisher, Settings, State};
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::exit::Failure;
 use crate::http::{Monitor, Severity, StreamState};
 
@@ -28,21 +28,11 @@ pub struct Publishing {
 /// The publisher's settings, if the configuration names a Redis.
 pub fn settings(config: &Config) -> Option<Settings> {
     let redis = config.redis.as_ref()?;
-    let endpoint = match &redis.endpoint {
-        config::Endpoint::Tcp { host, port, tls } => {
-            Endpoint::Tcp { host: host.clone(), port: *port, tls: *tls }
-        }
-        config::Endpoint::Unix(path) => Endpoint::Unix(path.clone()),
-    };
-    let password = redis.password.as_ref().map(|password| match password {
-        config::Password::Inline(secret) => Password::Inline(Secret::new(secret.expose().to_owned())),
-        config::Password::File(path) => Password::File(path.clone()),
-    });
     let batch_size = usize::try_from(config.performance.batch_size).ok().and_then(NonZeroUsize::new);
     Some(Settings {
-        endpoint,
+        endpoint: redis.endpoint.clone(),
         username: redis.username.clone(),
-        password,
+        password: redis.password.clone(),
         db: redis.db,
         stream: redis.stream.clone(),
         max_len: NonZeroU32::new(redis.max_len).unwrap_or(NonZeroU32::MIN),

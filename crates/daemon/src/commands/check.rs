@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use autoweave_usb_journal::{ReadError, Reader};
 use autoweave_usb_source::{Kind, Options, Source, enumerate, has_usb};
-use autoweave_usb_stream::{Endpoint, Findings, Settings, probe};
+use autoweave_usb_stream::{Findings, Settings, probe};
 use serde::Serialize;
 
 use crate::cli::{Check, Common};
@@ -195,7 +195,7 @@ fn redis(settings: &Settings) -> Finding {
             return finding(
                 "redis",
                 Outcome::Warn,
-                format!("{}: {failure}", place(&settings.endpoint)),
+                format!("{}: {failure}", settings.endpoint),
                 "events wait in the journal until it answers; look at the keys under [redis]",
             );
         }
@@ -222,13 +222,6 @@ fn redis(settings: &Settings) -> Finding {
         )
     } else {
         finding("redis", Outcome::Ok, shown, "")
-    }
-}
-
-fn place(endpoint: &Endpoint) -> String {
-    match endpoint {
-        Endpoint::Tcp { host, port, .. } => format!("{host}:{port}"),
-        Endpoint::Unix(path) => path.display().to_string(),
     }
 }
 

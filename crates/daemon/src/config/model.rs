@@ -2,7 +2,6 @@
 //!
 //! Every value is in range and no combination contradicts itself; only [`super::load`] builds one.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 pub use autoweave_usb_device::Filters;
 pub use autoweave_usb_journal::Durability;
+pub use autoweave_usb_stream::{Endpoint, Password, Secret};
 
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,53 +84,6 @@ pub struct Redis {
     pub stream: String,
     /// Entries to keep in the stream, at least 1.
     pub max_len: u32,
-}
-
-/// Where a Redis server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A TCP port, with or without TLS.
-    Tcp {
-        /// Host name or IP address (IPv6 without brackets).
-        host: String,
-        /// Never 0.
-        port: u16,
-        /// Whether the connection is encrypted.
-        tls: bool,
-    },
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-/// A password, or the file that holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Password {
-    /// The password itself.
-    Inline(Secret),
-    /// A file to read at each connect, so that a rotated password needs no reload.
-    File(PathBuf),
-}
-
-/// Text that `Debug` does not show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides `text`.
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The text, for the one place that must send it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret")
-    }
 }
 
 /// `[monitoring]`.
