@@ -5,6 +5,7 @@ mod fuzz;
 mod step;
 mod test;
 mod tidy;
+mod tools;
 
 use std::env;
 use std::path::Path;

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -49,14 +49,22 @@ pub fn command(words: &[&str]) -> Command {
     command
 }
 
-/// Where `cargo build --release` leaves a binary: beside the profile directory that we run from.
+/// Where `cargo build --release` leaves a binary.
+///
+/// # Errors
+/// Those of [`target_directory`].
+pub fn release_binary(name: &str) -> Result<PathBuf, String> {
+    Ok(target_directory()?.join("release").join(name))
+}
+
+/// Where cargo puts what it builds: it has the profile directory that we run from.
 ///
 /// # Errors
 /// The system does not say where our own executable is.
-pub fn release_binary(name: &str) -> Result<PathBuf, String> {
+pub fn target_directory() -> Result<PathBuf, String> {
     let own = env::current_exe().map_err(|error| format!("cannot find our own executable: {error}"))?;
-    let profile = own.parent().ok_or("our own executable is in no directory")?;
-    Ok(profile.with_file_name("release").join(name))
+    let target = own.parent().and_then(Path::parent).ok_or("our own executable is in no directory")?;
+    Ok(target.to_owned())
 }
 
 /// Sees to it that `program` of the Debian package `package` is installed.
@@ -64,6 +72,18 @@ pub fn release_binary(name: &str) -> Result<PathBuf, String> {
 /// # Errors
 /// It is missing and cannot be installed from here.
 pub fn need(program: &str, package: &str) -> Result<(), String> {
+    need_with(program, package, &[])
+}
+
+/// [`need`], without what the package recommends.
+///
+/// # Errors
+/// Those of [`need`].
+pub fn need_bare(program: &str, package: &str) -> Result<(), String> {
+    need_with(program, package, &["--no-install-recommends"])
+}
+
+fn need_with(program: &str, package: &str, options: &[&str]) -> Result<(), String> {
     // openssl has it as a command.
     if succeeds(&[program, "--version"]) || succeeds(&[program, "version"]) {
         return Ok(());
@@ -74,7 +94,7 @@ pub fn need(program: &str, package: &str) -> Result<(), String> {
         ));
     }
     run(command(&["apt-get", "update"]))?;
-    run(command(&["apt-get", "install", "--yes", package]))
+    run(command(&[&["apt-get", "install", "--yes"], options, &[package]].concat()))
 }
 
 /// As one would type it: what it adds to the environment, then program and arguments.

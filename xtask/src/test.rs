@@ -6,7 +6,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::step::{command, need, release_binary, run as run_command, step, succeeds};
-use crate::{fuzz, tidy};
+use crate::{fuzz, tidy, tools};
 
 /// Of `cargo xtask test`.
 #[derive(Args)]
@@ -41,6 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         need("cc", "gcc")?;
         need("redis-server", "redis-server")?;
         need("openssl", "openssl")?;
+        tools::install()?;
         privileges = Some(find_privileges()?);
         Ok(())
     })?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
@@ -49,7 +50,9 @@ pub enum Command {
     Devices(Devices),
     /// Show what the daemon has written down
     #[command(
-        after_help = "Example:\n  autoweave-usbd events -n 3\n  autoweave-usbd events --since 41 --follow --json"
+        after_help = "Example:\n  autoweave-usbd events -n 3\n  autoweave-usbd events --since 41 --follow --json\n  \
+                      autoweave-usbd events --create-group audit\n  \
+                      autoweave-usbd events --group audit --follow --json >> audit.jsonl"
     )]
     Events(Events),
     /// Say what works here and how to mend what does not
@@ -112,15 +115,34 @@ pub struct Devices {
 
 #[derive(Debug, Args)]
 pub struct Events {
-    /// How many: the newest ones first, or with --since the first ones after it
+    /// How many: the newest ones first, or with --since the first ones after it; with --group, end after so many
     #[arg(short = 'n', value_name = "COUNT")]
     pub count: Option<u64>,
     /// Keep printing events as they come, oldest first
     #[arg(long)]
     pub follow: bool,
-    /// Only events after this sequence number, oldest first
+    /// Only events after this sequence number, oldest first; in the Redis stream, after this number of each producer
     #[arg(long, value_name = "SEQ")]
     pub since: Option<u64>,
+    /// Read the Redis stream, not the journal
+    #[arg(long, conflicts_with = "state_dir")]
+    pub redis: bool,
+    /// Read the Redis stream as a consumer group: print and acknowledge what it did not acknowledge before
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new(),
+        conflicts_with_all = ["since", "state_dir"],
+    )]
+    pub group: Option<String>,
+    /// Make a consumer group, which gets all of the Redis stream
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = NonEmptyStringValueParser::new(),
+        conflicts_with_all = ["group", "follow", "count", "since", "json", "state_dir"],
+    )]
+    pub create_group: Option<String>,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,9 @@ use std::io;
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
@@ -14,6 +17,7 @@ const LINES_WAITING_MAX: usize = 4096;
 /// Writes the lines that wait when it is dropped, and says how many were dropped.
 pub struct Logging {
     writer: NonBlocking,
+    level: reload::Handle<LevelFilter, Registry>,
     _guard: WorkerGuard,
 }
 
@@ -23,20 +27,32 @@ pub fn start(log: &Log) -> Logging {
         .lossy(true)
         .buffered_lines_limit(LINES_WAITING_MAX)
         .finish(io::stderr());
-    let level = match log.level {
+    let (filter, level) = reload::Layer::new(level_filter(log.level));
+    let lines = fmt::layer().with_target(false).with_writer(writer.clone());
+    let registry = tracing_subscriber::registry().with(filter);
+    match log.format {
+        LogFormat::Text => registry.with(lines.with_ansi(anstream::stderr().is_terminal())).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+    }
+    Logging { writer, level, _guard: guard }
+}
+
+impl Logging {
+    /// Logs `level` and what is worse from now on.
+    pub fn set_level(&self, level: LogLevel) {
+        // It fails only when the subscriber is gone, which is the process's own.
+        let _ = self.level.reload(level_filter(level));
+    }
+}
+
+fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(level).with_target(false).with_writer(writer.clone());
-    match log.format {
-        LogFormat::Text => subscriber.with_ansi(anstream::stderr().is_terminal()).init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
-    Logging { writer, _guard: guard }
 }
 
 impl Drop for Logging {

@@ -7,7 +7,6 @@ mod exit;
 mod http;
 mod logging;
 mod pipeline;
-mod publish;
 mod show;
 mod signals;
 mod stamp;

@@ -25,6 +25,11 @@ impl Stamp {
         Self::new(new_producer(), host, 0)
     }
 
+    /// Whose events these are.
+    pub fn producer(&self) -> &str {
+        &self.producer
+    }
+
     /// The next event.
     pub fn event(&mut self, edge: &Edge) -> Event {
         self.last_seq += 1;

@@ -78,8 +78,12 @@ pub struct Journal {
     connection: Option<Connection>,
     /// A write failed because the file is damaged: reopening must look at all of it.
     damaged: bool,
+    /// What the connection is open on.
+    file: FileId,
     producer: String,
     last_seq: u64,
+    /// Rows behind this one are kept in any case.
+    needed_after: u64,
     set_aside: Option<SetAside>,
     _lock: Lock,
 }
@@ -98,16 +102,18 @@ impl Journal {
             options,
             connection: Some(database.connection),
             damaged: false,
+            file: file_id(&dir.join(DATABASE_FILE)),
             producer: database.head.producer,
             last_seq: database.head.last_seq,
+            needed_after: u64::MAX,
             set_aside: database.set_aside,
             _lock: lock,
         })
     }
 
     /// Opens the journal again, usually after a failed commit; the lock is kept meanwhile. Afterwards that commit
-    /// can be tried again as it was. If damage was why it failed, the journal may have been set aside and begun
-    /// anew: then [`Journal::set_aside`] says so, [`Journal::producer`] is another and the old numbers are gone.
+    /// can be tried again as it was. If damage was why it failed, or the file was removed, the journal may have been
+    /// begun anew: then [`Journal::producer`] is another and the old numbers are gone.
     ///
     /// # Errors
     /// See [`OpenError`]; the journal is closed then and can be reopened later.
@@ -117,6 +123,7 @@ impl Journal {
         let database = open::open_database(&self.dir, self.options.durability, check)?;
         self.connection = Some(database.connection);
         self.damaged = false;
+        self.file = file_id(&self.path());
         self.producer = database.head.producer;
         self.last_seq = database.head.last_seq;
         self.set_aside = database.set_aside;
@@ -154,13 +161,25 @@ impl Journal {
         self.read(|connection| schema::meta(connection, key))
     }
 
+    /// Keeps the events behind `seq` from now on, however many they are: somebody still needs them. Until this is
+    /// first called, nobody does.
+    pub fn need_after(&mut self, seq: u64) {
+        self.needed_after = seq;
+    }
+
+    /// Another [`Options::max_events`] from the next commit on.
+    pub fn set_max_events(&mut self, max_events: u64) {
+        self.options.max_events = max_events;
+    }
+
     /// Bytes on disk: the database and its write-ahead log.
     pub fn bytes(&self) -> u64 {
         let path = self.path();
         open::file_bytes(&path) + open::file_bytes(&with_suffix(&path, "-wal"))
     }
 
-    /// Writes `commit` in one transaction and removes the oldest events beyond `max_events` in the same.
+    /// Writes `commit` in one transaction and removes the oldest events beyond `max_events` in the same, as far as
+    /// nobody needs them ([`Journal::need_after`]).
     ///
     /// A commit whose last event is already the newest of the journal was written before: the answer is `Ok` and
     /// nothing is written twice.
@@ -171,6 +190,13 @@ impl Journal {
     /// # Panics
     /// If `meta` names one of the journal's own keys.
     pub fn commit(&mut self, commit: &Commit) -> Result<(), CommitError> {
+        if self.connection.is_some() && file_id(&self.path()) != self.file {
+            // SQLite would go on writing to a file that nobody can open any more.
+            self.connection = None;
+            return Err(CommitError::Failed(io::Error::other(
+                "journal.db was removed or replaced while it was open",
+            )));
+        }
         for (key, _) in &commit.meta {
             assert!(![KEY_PRODUCER, KEY_LAST_SEQ].contains(key), "the key {key} belongs to the journal");
         }
@@ -187,7 +213,7 @@ impl Journal {
                 return Err(CommitError::Gap { expected, given: commit.first_seq });
             }
         }
-        match write(connection, commit, self.last_seq, self.options.max_events) {
+        match write(connection, commit, self.last_seq, self.options.max_events, self.needed_after) {
             Ok(last_seq) => self.last_seq = last_seq,
             Err(error) => return Err(self.fail(error)),
         }
@@ -221,6 +247,21 @@ impl Journal {
     }
 }
 
+/// Device and inode; `None` where there is no file, or no such numbers on this system.
+type FileId = Option<(u64, u64)>;
+
+#[cfg(unix)]
+fn file_id(path: &Path) -> FileId {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// An open file cannot be removed there.
+#[cfg(not(unix))]
+fn file_id(_: &Path) -> FileId {
+    None
+}
+
 fn event_id(connection: &Connection, seq: u64) -> rusqlite::Result<Option<String>> {
     connection
         .prepare_cached("SELECT event_id FROM events WHERE seq = ?1")?
@@ -241,6 +282,7 @@ fn write(
     commit: &Commit,
     last_seq: u64,
     max_events: u64,
+    needed_after: u64,
 ) -> rusqlite::Result<u64> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let last_seq = insert_events(&transaction, commit, last_seq)?;
@@ -253,7 +295,8 @@ fn write(
         set.execute((KEY_LAST_SEQ, last_seq.to_string()))?;
     }
     drop(set);
-    retain(&transaction, last_seq, max_events, commit.events.len() as u64)?;
+    let goes = last_seq.saturating_sub(max_events.max(1)).min(needed_after);
+    remove_up_to(&transaction, goes, commit.events.len() as u64)?;
     transaction.commit()?;
     Ok(last_seq)
 }
@@ -282,8 +325,7 @@ fn write_devices(transaction: &Transaction, commit: &Commit) -> rusqlite::Result
     Ok(())
 }
 
-fn retain(transaction: &Transaction, last_seq: u64, max_events: u64, added: u64) -> rusqlite::Result<()> {
-    let goes = last_seq.saturating_sub(max_events.max(1));
+fn remove_up_to(transaction: &Transaction, goes: u64, added: u64) -> rusqlite::Result<()> {
     if goes == 0 {
         return Ok(());
     }

@@ -87,12 +87,17 @@ impl Watch {
         self.table.set_policy(policy, clock::now(), self.source.name())
     }
 
+    /// Joins edges per port into their net effect for as long as `is_held`.
+    pub fn hold(&mut self, is_held: bool) {
+        self.table.hold(is_held);
+    }
+
     /// The machine was booted since the table was written down; what that changes.
     pub fn reboot(&mut self) -> Vec<Change> {
         self.table.reboot(clock::now(), self.source.name())
     }
 
-    /// Ends every debounce window now; what that changes.
+    /// Ends every debounce window now; what that changes. What is held is left to the next start's scan.
     pub fn flush(&mut self) -> Vec<Change> {
         self.table.flush()
     }

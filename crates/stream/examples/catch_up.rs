@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_journal::{Commit, Durability, Journal, Options};
-use autoweave_usb_stream::{Endpoint, Publisher, Settings};
+use autoweave_usb_stream::{Endpoint, Listener, Publisher, Settings};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -39,7 +39,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         interval: Duration::from_secs(5),
     };
     let begin = Instant::now();
-    let publisher = Publisher::spawn(settings, dir.path(), producer, |notice| eprintln!("{notice}"))?;
+    let listener =
+        Listener { on_notice: Box::new(|notice| eprintln!("{notice}")), on_acknowledged: Box::new(|_| {}) };
+    let publisher = Publisher::spawn(settings, dir.path(), producer, listener)?;
     let published = publisher.stop(begin + Duration::from_secs(600)).published_seq;
     let seconds = begin.elapsed().as_secs_f64();
     println!("{published} events in {seconds:.2} s: {:.0} a second", published as f64 / seconds);

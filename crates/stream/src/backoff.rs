@@ -9,16 +9,19 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// Doubles from 100 ms to 5 s. Each wait is drawn from the upper half of that, so that a fleet that lost its
 /// server together does not come back together.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    pub(crate) fn reset(&mut self) {
+    /// It worked: the next wait is the shortest.
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    pub(crate) fn next(&mut self) -> Duration {
+    /// How long to wait after this failure.
+    #[allow(clippy::should_implement_trait, reason = "an iterator may end; this never does")]
+    pub fn next(&mut self) -> Duration {
         let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         // `RandomState` is keyed at random: enough to spread, and no dependency.

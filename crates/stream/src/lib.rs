@@ -48,10 +48,11 @@ mod worker;
 mod probe;
 mod read;
 
-pub use entry::{FIELDS, entry};
+pub use backoff::Backoff;
+pub use entry::{FIELDS, FieldError, entry, event};
 pub use failure::Failure;
 pub use notice::{Notice, State, Status};
 pub use probe::{Findings, Group, probe};
-pub use publisher::Publisher;
-pub use read::{Entry, GroupReader, create_group, read_newest};
+pub use publisher::{Listener, Publisher};
+pub use read::{Entry, GroupReader, StreamReader, create_group};
 pub use settings::{Endpoint, Password, Secret, Settings};

@@ -79,8 +79,9 @@ pub struct Status {
     pub state: State,
     /// Up to which number the stream has acknowledged the events. Goes back when the server lost some.
     pub published_seq: u64,
-    /// How many events of the journal the stream lacks, as of the last look.
-    pub unpublished: u64,
+    /// How many events of the journal the stream lacks, as of the last look. `None`: this process has not learned
+    /// yet which it has.
+    pub unpublished: Option<u64>,
     /// Why the state is [`State::Down`].
     pub last_error: Option<String>,
     /// How often publishing or comparing failed.

@@ -17,6 +17,15 @@ pub struct Publisher {
     shared: Arc<Shared>,
 }
 
+/// Who hears of what a publisher does. Both are called on the publisher's thread and must not block.
+pub struct Listener {
+    /// What an operator should know.
+    pub on_notice: Box<dyn FnMut(Notice) + Send>,
+    /// The stream acknowledged an event, for the first time to this publisher; its timestamp, in milliseconds since
+    /// the Unix epoch.
+    pub on_acknowledged: Box<dyn FnMut(u64) + Send>,
+}
+
 /// What the handle and the thread share.
 #[derive(Default)]
 pub(crate) struct Shared {
@@ -42,7 +51,7 @@ pub(crate) struct Orders {
 
 impl Publisher {
     /// Starts to publish the journal in `state_dir` under the id `producer`: the journal's own, or the one last
-    /// given to [`Publisher::resume_as`]. `on_notice` is called on the publisher's thread and must not block.
+    /// given to [`Publisher::resume_as`].
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -50,10 +59,10 @@ impl Publisher {
         settings: Settings,
         state_dir: impl Into<PathBuf>,
         producer: String,
-        on_notice: impl FnMut(Notice) + Send + 'static,
+        listener: Listener,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let worker = Worker::new(settings, state_dir.into(), producer, shared.clone(), Box::new(on_notice));
+        let worker = Worker::new(settings, state_dir.into(), producer, shared.clone(), listener);
         let ending = Ending(shared.clone());
         thread::Builder::new().name("publisher".to_owned()).spawn(move || {
             let _ending = ending;

@@ -1,7 +1,8 @@
-//! Reading the stream back: the newest entries, or as a consumer group.
+//! Reading the stream back: all of it, or as a consumer group.
 //!
-//! Each call or reader has a connection of its own: a blocked read would hold up everything else on it.
+//! Each reader has a connection of its own: a blocked read would hold up everything else on it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{Cmd, Value};
@@ -29,6 +30,12 @@ impl Entry {
     }
 }
 
+/// Reads what is in the stream, whoever else does.
+pub struct StreamReader {
+    link: Link,
+    stream: String,
+}
+
 /// One consumer of a group. It first gets what it once got and did not acknowledge, also after an error, then what
 /// no consumer of the group got.
 pub struct GroupReader {
@@ -40,29 +47,75 @@ pub struct GroupReader {
     own_after: Option<String>,
 }
 
-/// The newest `count` entries (at most 1,000), newest first. A stream that does not exist is empty.
-///
-/// # Errors
-/// See [`Failure`].
-pub fn read_newest(settings: &Settings, count: usize) -> Result<Vec<Entry>, Failure> {
-    let mut link = Link::connect(settings)?;
-    let mut command = redis::cmd("XREVRANGE");
-    command.arg(&settings.stream).arg("+").arg("-").arg("COUNT").arg(count.min(ENTRIES_MAX));
-    Ok(entries(link.query(&command)?))
-}
-
 /// Creates the group `name`, and the stream where there is none, so that it gets every entry from the oldest on.
-/// A group that exists is left as it is.
+/// Says whether it did: a group that exists is left as it is.
 ///
 /// # Errors
 /// See [`Failure`].
-pub fn create_group(settings: &Settings, name: &str) -> Result<(), Failure> {
+pub fn create_group(settings: &Settings, name: &str) -> Result<bool, Failure> {
     let mut link = Link::connect(settings)?;
     let mut command = redis::cmd("XGROUP");
     command.arg("CREATE").arg(&settings.stream).arg(name).arg("0").arg("MKSTREAM");
     match link.query::<()>(&command) {
-        Err(Failure::Refused(text)) if text.starts_with("BUSYGROUP") => Ok(()),
-        other => other,
+        Err(Failure::Refused(text)) if text.starts_with("BUSYGROUP") => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+impl StreamReader {
+    /// Connects.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn connect(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self { link: Link::connect(settings)?, stream: settings.stream.clone() })
+    }
+
+    /// The newest entries before the entry `before`, or of all, newest first and at most `count` (and 1,000). A
+    /// stream that does not exist is empty.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Connect again after an error.
+    pub fn newest(&mut self, before: Option<&str>, count: usize) -> Result<Vec<Entry>, Failure> {
+        let end = before.map_or("+".to_owned(), |id| format!("({id}"));
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&self.stream).arg(end).arg("-").arg("COUNT").arg(count.min(ENTRIES_MAX));
+        Ok(entries(self.link.query(&command)?))
+    }
+
+    /// The entries after the id `after`, `0` for all, oldest first and at most `count` (and 1,000). Waits up to
+    /// `block` for one; none came if the answer is empty. `block` under a millisecond does not wait.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Connect again after an error.
+    pub fn after(&mut self, after: &str, count: usize, block: Duration) -> Result<Vec<Entry>, Failure> {
+        // `COUNT 0` would be all of them.
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        read_waiting(&mut self.link, redis::cmd("XREAD"), &self.stream, after, count, block)
+    }
+
+    /// The highest id that the stream ever gave; `None`: there is no stream.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Connect again after an error.
+    pub fn last_id(&mut self) -> Result<Option<String>, Failure> {
+        if !self.link.query::<bool>(redis::cmd("EXISTS").arg(&self.stream))? {
+            return Ok(None);
+        }
+        let stream: HashMap<String, Value> =
+            self.link.query(redis::cmd("XINFO").arg("STREAM").arg(&self.stream))?;
+        stream.get("last-generated-id").cloned().map(decode).transpose()
+    }
+
+    /// Whether the entry `id` is still there.
+    ///
+    /// # Errors
+    /// See [`Failure`]. Connect again after an error.
+    pub fn has(&mut self, id: &str) -> Result<bool, Failure> {
+        let found: Raw = self.link.query(redis::cmd("XRANGE").arg(&self.stream).arg(id).arg(id))?;
+        Ok(!found.is_empty())
     }
 }
 
@@ -88,6 +141,10 @@ impl GroupReader {
     /// See [`Failure`]; `NOGROUP` is a [`Failure::Refused`]. Connect again after an error: what this consumer got
     /// and did not acknowledge comes first then.
     pub fn read(&mut self, count: usize, block: Duration) -> Result<Vec<Entry>, Failure> {
+        // `COUNT 0` would be all of them.
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         if let Some(after) = self.own_after.take() {
             let own = self.read_after(&after, count, Duration::ZERO)?;
             if let Some(last) = own.last() {
@@ -111,24 +168,37 @@ impl GroupReader {
     }
 
     fn read_after(&mut self, after: &str, count: usize, block: Duration) -> Result<Vec<Entry>, Failure> {
-        let mut command: Cmd = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(&self.group).arg(&self.consumer).arg("COUNT").arg(count.min(ENTRIES_MAX));
-        // `BLOCK 0` would be for ever.
-        let block_ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX);
-        if block_ms > 0 {
-            command.arg("BLOCK").arg(block_ms);
-        }
-        command.arg("STREAMS").arg(&self.stream).arg(after);
-        // A wait that ended before the server's would leave its entries delivered to nobody.
-        self.link.limit_waits(block.saturating_add(RESPONSE_TIMEOUT))?;
-        let Value::Array(streams) = self.link.query(&command)? else { return Ok(Vec::new()) };
-        let mut read = Vec::new();
-        for stream in streams {
-            let (_, found): (String, Raw) = decode(stream)?;
-            read.extend(entries(found));
-        }
-        Ok(read)
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(&self.group).arg(&self.consumer);
+        read_waiting(&mut self.link, command, &self.stream, after, count, block)
     }
+}
+
+/// Completes `command`, an XREAD or XREADGROUP, and takes its answer.
+fn read_waiting(
+    link: &mut Link,
+    mut command: Cmd,
+    stream: &str,
+    after: &str,
+    count: usize,
+    block: Duration,
+) -> Result<Vec<Entry>, Failure> {
+    command.arg("COUNT").arg(count.min(ENTRIES_MAX));
+    // `BLOCK 0` would be for ever.
+    let block_ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX);
+    if block_ms > 0 {
+        command.arg("BLOCK").arg(block_ms);
+    }
+    command.arg("STREAMS").arg(stream).arg(after);
+    // A wait that ended before the server's would leave its entries delivered to nobody.
+    link.limit_waits(block.saturating_add(RESPONSE_TIMEOUT))?;
+    let Value::Array(streams) = link.query(&command)? else { return Ok(Vec::new()) };
+    let mut read = Vec::new();
+    for stream in streams {
+        let (_, found): (String, Raw) = decode(stream)?;
+        read.extend(entries(found));
+    }
+    Ok(read)
 }
 
 /// Ids and fields; no fields where the entry is gone. Bytes, because anyone may write to a stream.

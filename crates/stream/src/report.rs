@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::failure::Failure;
 use crate::notice::{Notice, State};
-use crate::publisher::Shared;
+use crate::publisher::{Listener, Shared};
 use crate::server::Server;
 use crate::trim::Trimmed;
 
 /// Keeps the status and tells notices when something begins, not while it lasts.
 pub(crate) struct Report {
     shared: Arc<Shared>,
-    on_notice: Box<dyn FnMut(Notice) + Send>,
+    listener: Listener,
     up: bool,
     failure: Option<Failure>,
     policy: String,
@@ -19,12 +19,16 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(shared: Arc<Shared>, on_notice: Box<dyn FnMut(Notice) + Send>) -> Self {
-        Self { shared, on_notice, up: false, failure: None, policy: String::new(), cut_off: String::new() }
+    pub(crate) fn new(shared: Arc<Shared>, listener: Listener) -> Self {
+        Self { shared, listener, up: false, failure: None, policy: String::new(), cut_off: String::new() }
     }
 
     pub(crate) fn notices(&mut self, notices: Vec<Notice>) {
-        notices.into_iter().for_each(&mut self.on_notice);
+        notices.into_iter().for_each(&mut self.listener.on_notice);
+    }
+
+    pub(crate) fn acknowledged(&mut self, timestamps: &[u64]) {
+        timestamps.iter().copied().for_each(&mut self.listener.on_acknowledged);
     }
 
     pub(crate) fn up(&mut self, server: &Server, published_seq: u64) {
@@ -37,13 +41,13 @@ impl Report {
             status.state = State::Up;
             status.last_error = None;
         });
-        (self.on_notice)(Notice::Up { version: server.version.clone(), published_seq });
+        (self.listener.on_notice)(Notice::Up { version: server.version.clone(), published_seq });
     }
 
     pub(crate) fn failed(&mut self, failure: Failure) {
         self.down(failure.to_string());
         if self.failure.as_ref().is_none_or(|told| !told.is_like(&failure)) {
-            (self.on_notice)(Notice::Down(failure.clone()));
+            (self.listener.on_notice)(Notice::Down(failure.clone()));
         }
         self.failure = Some(failure);
     }
@@ -51,7 +55,7 @@ impl Report {
     /// Like a failure, but one that time does not mend.
     pub(crate) fn halted(&mut self, why: Notice) {
         self.down(why.to_string());
-        (self.on_notice)(why);
+        (self.listener.on_notice)(why);
     }
 
     pub(crate) fn connected(&mut self, server: &Server) {
@@ -59,7 +63,7 @@ impl Report {
         if policy != self.policy {
             policy.clone_into(&mut self.policy);
             if !policy.is_empty() {
-                (self.on_notice)(Notice::EvictingPolicy(policy.to_owned()));
+                (self.listener.on_notice)(Notice::EvictingPolicy(policy.to_owned()));
             }
         }
     }
@@ -69,7 +73,7 @@ impl Report {
             self.cut_off.clear();
         } else if trimmed.cut_off && trimmed.held_by != self.cut_off {
             self.cut_off.clone_from(&trimmed.held_by);
-            (self.on_notice)(Notice::GroupCutOff { group: trimmed.held_by, length: trimmed.length });
+            (self.listener.on_notice)(Notice::GroupCutOff { group: trimmed.held_by, length: trimmed.length });
         }
     }
 

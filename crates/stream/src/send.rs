@@ -13,16 +13,24 @@ use crate::notice::Notice;
 use crate::script;
 use crate::sync::Keys;
 
-/// Calls that were sent and not answered, oldest first, by the last event of each.
+/// Calls that were sent and not answered, oldest first.
 #[derive(Default)]
 pub(crate) struct Flight {
-    calls: VecDeque<Place>,
+    calls: VecDeque<Call>,
+}
+
+/// A call of the script.
+pub(crate) struct Call {
+    /// Its last event.
+    pub(crate) place: Place,
+    /// When its events were observed, those that can be read.
+    pub(crate) timestamps: Vec<u64>,
 }
 
 /// What became of the oldest call.
 pub(crate) enum Landed {
-    /// Everything up to this place is in the stream.
-    At(Place),
+    /// Everything up to this call's place is in the stream.
+    At(Call),
     /// The server's mark is not where it was believed, or the script is not loaded. Nothing of the call was added.
     Unsettled,
 }
@@ -49,13 +57,22 @@ impl Flight {
             let mut command = redis::cmd("EVALSHA");
             command.arg(&script::APPEND.hash).arg(2).arg(&keys.stream).arg(&keys.marks);
             command.arg(producer).arg(after.seq).arg(&after.event_id);
+            let mut timestamps = Vec::with_capacity(batch.len());
             for stored in batch {
-                let values = values(stored, producer, &mut notices);
-                command.arg(&values);
+                match serde_json::from_str::<Event>(&stored.event) {
+                    Ok(event) => {
+                        timestamps.push(event.timestamp);
+                        command.arg(&values(&event, stored, producer));
+                    }
+                    Err(error) => {
+                        notices.push(Notice::Unreadable { seq: stored.seq, error: error.to_string() });
+                        command.arg(&entry::placeholder(stored.seq, &stored.event_id, producer));
+                    }
+                }
                 after = Place { seq: stored.seq, event_id: stored.event_id.clone() };
             }
             command.write_packed_command(&mut packed);
-            self.calls.push_back(after.clone());
+            self.calls.push_back(Call { place: after.clone(), timestamps });
         }
         link.send(&packed)?;
         Ok(notices)
@@ -64,7 +81,7 @@ impl Flight {
     /// Waits for the answer to the oldest call. After anything but [`Landed::At`] the flight is over: the answers
     /// to later calls, which can only be refusals, have been taken from the connection.
     pub(crate) fn land(&mut self, link: &mut Link) -> Result<Landed, Failure> {
-        let place = self.calls.pop_front().expect("the caller sees by `len` that a call is in flight");
+        let call = self.calls.pop_front().expect("the caller sees by `len` that a call is in flight");
         let refused = match link.receive()? {
             Answer::NoScript => {
                 self.drain(link)?;
@@ -75,7 +92,7 @@ impl Flight {
             Answer::Value(value) => {
                 let (verdict, _): (String, String) = decode(value)?;
                 if verdict == "ok" {
-                    return Ok(Landed::At(place));
+                    return Ok(Landed::At(call));
                 }
                 self.drain(link)?;
                 return Ok(Landed::Unsettled);
@@ -94,17 +111,9 @@ impl Flight {
 }
 
 /// The number and the name are the journal's own, whatever the text under them says.
-fn values(stored: &Stored, producer: &str, notices: &mut Vec<Notice>) -> [String; entry::FIELDS.len()] {
-    match serde_json::from_str::<Event>(&stored.event) {
-        Ok(event) => {
-            let mut values = entry(&event, producer);
-            values[entry::SEQ] = stored.seq.to_string();
-            values[entry::EVENT_ID].clone_from(&stored.event_id);
-            values
-        }
-        Err(error) => {
-            notices.push(Notice::Unreadable { seq: stored.seq, error: error.to_string() });
-            entry::placeholder(stored.seq, &stored.event_id, producer)
-        }
-    }
+fn values(event: &Event, stored: &Stored, producer: &str) -> [String; entry::FIELDS.len()] {
+    let mut values = entry(event, producer);
+    values[entry::SEQ] = stored.seq.to_string();
+    values[entry::EVENT_ID].clone_from(&stored.event_id);
+    values
 }

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::link::{Link, RESPONSE_TIMEOUT};
 use crate::mark::Place;
 use crate::notice::Notice;
-use crate::publisher::{Orders, Shared};
+use crate::publisher::{Listener, Orders, Shared};
 use crate::report::Report;
 use crate::rows::Rows;
 use crate::server::Server;
@@ -34,6 +34,8 @@ pub(crate) struct Worker {
     server: Server,
     /// Up to where the stream has the events, as of the last answer.
     place: Place,
+    /// Whether the server was ever asked for it.
+    is_placed: bool,
     /// Up to where this process had events acknowledged; 0 after a reload.
     acknowledged: u64,
     /// When to compare next; `None`: before anything else.
@@ -61,19 +63,20 @@ impl Worker {
         state_dir: PathBuf,
         producer: String,
         shared: Arc<Shared>,
-        on_notice: Box<dyn FnMut(Notice) + Send>,
+        listener: Listener,
     ) -> Self {
         let shape = Shape::new(settings.max_events_per_second, Instant::now());
         Self {
             keys: keys(&settings),
             settings,
             producer,
-            report: Report::new(shared.clone(), on_notice),
+            report: Report::new(shared.clone(), listener),
             shared,
             rows: Rows::new(state_dir),
             link: None,
             server: Server::default(),
             place: Place::before(1),
+            is_placed: false,
             acknowledged: 0,
             compare_at: None,
             unsettled: 0,
@@ -147,9 +150,9 @@ impl Worker {
 
     /// Keeps the count of what waits true while nothing gets through.
     fn look(&mut self) {
-        if let Ok(last_seq) = self.rows.last_seq() {
+        if let (true, Ok(last_seq)) = (self.is_placed, self.rows.last_seq()) {
             let unpublished = last_seq.saturating_sub(self.place.seq);
-            self.shared.update(|status| status.unpublished = unpublished);
+            self.shared.update(|status| status.unpublished = Some(unpublished));
         }
     }
 
@@ -213,6 +216,7 @@ impl Worker {
                 self.acknowledged = place.seq;
                 self.shared.set_published(place.seq);
                 self.place = place;
+                self.is_placed = true;
                 self.report.notices(notices);
                 self.compare_at = Some(Instant::now() + self.settings.interval);
                 self.added_since_trim = u64::MAX;

@@ -5,6 +5,7 @@
     reason = "helpers of tests, which clippy does not recognise as tests"
 )]
 
+mod backlog;
 mod bad_input;
 mod cli;
 mod crash;
@@ -12,12 +13,19 @@ mod crowd;
 mod flood;
 mod harness;
 mod http;
+mod installed;
 mod invariants;
 mod policy;
 mod poll;
 mod program;
 mod reading;
 mod redis;
+mod redis_cut;
+mod redis_loss;
+mod redis_node;
+mod redis_outages;
+mod redis_server;
 mod restart;
 mod state;
 mod stop;
+mod stream_cli;

@@ -164,3 +164,34 @@ fn a_reload_tells_what_the_filters_change_and_a_bad_one_is_refused() {
     );
     assert_eq!(net(&events), on_bus(&bus));
 }
+
+#[test]
+fn a_reload_applies_what_it_can_and_names_what_needs_a_restart() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    let state = StateDir::new();
+    let file = state.path().join("usbd.toml");
+    fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
+    let daemon = Daemon::start(&bus, &state, &[("AUTOWEAVE_USB_CONFIG", file.to_str().unwrap())]);
+    let reload = |text: &str, answer: &str| {
+        fs::write(&file, text).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        daemon.wait_for_log(answer);
+    };
+    let needs = "need a restart: host, journal.durability, monitoring.healthcheck_port";
+    reload(
+        "host = \"edge\"\n[journal]\ndurability = \"process\"\nmax_events = 3\n[performance]\ndebounce_ms = 0\n\
+         [monitoring]\nhealthcheck_port = 8081\n",
+        needs,
+    );
+    bus.plug("1-1", &Device::receiver()).unwrap();
+    bus.cycle(&["1-1"], 3).unwrap();
+    daemon.wait_until("every edge is told", || last_seq(&state) == 8);
+    assert_eq!(events(&state).len(), 3, "the new bound holds");
+    reload("[redis]\nhost = \"/nowhere\"\n[log]\nlevel = \"warn\"\n", "need a restart: redis, redis.host");
+    bus.unplug("1-1").unwrap();
+    daemon.wait_until("the unplug is told", || last_seq(&state) == 9);
+    let log = daemon.stop();
+    let told = |text: &str| log.contains(text);
+    assert!(!told("stopped") && told(needs), "no information is logged any more: {log}");
+}

@@ -14,7 +14,7 @@ use crate::cli::{Check, Common};
 use crate::config::Loaded;
 use crate::exit::Failure;
 use crate::http::{Listener, ask_health};
-use crate::publish;
+use crate::pipeline;
 use crate::show::{self, Outcome};
 use crate::state_dir;
 
@@ -51,7 +51,7 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
         Err(failure) => finding("journal", Outcome::Fail, failure.to_string(), ""),
     });
     findings.extend(loaded.config.monitoring.http.map(port));
-    findings.extend(publish::settings(&loaded.config).map(|settings| redis(&settings)));
+    findings.extend(pipeline::settings(&loaded.config).map(|settings| redis(&settings)));
     for finding in &findings {
         if arguments.json {
             super::print_json(finding)?;

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
 use autoweave_usb_source::{Batch, has_usb};
+use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
 use crate::config::{Config, Loaded};
 use crate::exit::Failure;
 use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
-use crate::pipeline::{Pipeline, Step, tell_set_aside};
-use crate::publish::{self, Publishing};
-use crate::{logging, show, signals, stamp, state_dir};
+use crate::logging::{self, Logging};
+use crate::pipeline::{self, Parts, Pipeline, Step, tell_set_aside};
+use crate::{show, signals, stamp, state_dir};
 
 /// A wait begins anew after this long; it only has to be finite.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -32,7 +33,7 @@ const PUBLISH_STOP: Duration = Duration::from_millis(200);
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let loaded = super::load(common, arguments.source.as_deref())?;
-    let _logging = logging::start(&loaded.config.log);
+    let logging = logging::start(&loaded.config.log);
     for (key, origin) in loaded.without_effect() {
         warn!("{origin}: `{key}` is set, but this version does not use it yet");
     }
@@ -43,26 +44,35 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
-    let settings = publish::settings(config);
-    let kind = if settings.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
+    let redis = pipeline::settings(config);
+    // How the publisher does is looked at now and then, whether or not anything happens.
+    let patience = if redis.is_some() { config.monitoring.interval } else { PATIENCE };
+    let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
-    let interrupter = source.interrupter();
     let server = serve(config, &monitor, &directory)?;
-    let host = stamp::host(config.host.as_ref());
-    let (pipeline, events) =
-        Pipeline::open(journal, source, super::policy(config), host, requests.clone(), monitor.clone())?;
+    let (pipeline, events) = Pipeline::open(Parts {
+        source,
+        journal,
+        directory: directory.clone(),
+        max_events: config.journal.max_events,
+        redis,
+        policy: super::policy(config),
+        host: stamp::host(config.host.as_ref()),
+        requests: requests.clone(),
+        monitor: monitor.clone(),
+    })?;
     log_events(&events);
-    let publishing = match settings {
-        Some(settings) => {
-            let producer = pipeline.stream_producer()?;
-            Some(Publishing::start(settings, &directory, producer, monitor.clone(), interrupter)?)
-        }
-        None => None,
+    let config = loaded.config.clone();
+    let mut daemon = Daemon {
+        pipeline,
+        config,
+        started: loaded,
+        logging,
+        monitor,
+        server,
+        is_ready: false,
+        told: Vec::new(),
     };
-    // With a publisher, how it does is looked at now and then, whether or not anything happens.
-    let patience = if publishing.is_some() { config.monitoring.interval } else { PATIENCE };
-    let mut daemon =
-        Daemon { pipeline, loaded, monitor, server, publishing, is_ready: false, told: Vec::new() };
     while !requests.is_stop() {
         let batch = daemon.step(patience)?;
         if batch.scanned && !daemon.is_ready {
@@ -87,10 +97,13 @@ fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Op
 
 struct Daemon {
     pipeline: Pipeline,
-    loaded: Loaded,
+    logging: Logging,
+    /// What it was started with.
+    started: Loaded,
+    /// What was loaded last.
+    config: Config,
     monitor: Arc<Monitor>,
     server: Option<Server>,
-    publishing: Option<Publishing>,
     is_ready: bool,
     /// The counters whose first count was told.
     told: Vec<&'static str>,
@@ -102,12 +115,6 @@ impl Daemon {
         let Step { events, batch } = self.pipeline.step(patience)?;
         log_events(&events);
         self.report(&batch);
-        if let Some(publishing) = &mut self.publishing {
-            publishing.step();
-            if publishing.take_producer_request() {
-                publishing.resume_as(self.pipeline.new_stream_producer()?);
-            }
-        }
         Ok(batch)
     }
 
@@ -167,23 +174,19 @@ impl Daemon {
                 return Ok(());
             }
         };
-        log_events(&self.pipeline.set_policy(super::policy(&loaded.config))?);
-        let mut applied = self.loaded.config.clone();
-        applied.filters.clone_from(&loaded.config.filters);
-        applied.performance.debounce = loaded.config.performance.debounce;
-        if let (Some(publishing), Some(settings)) = (&self.publishing, publish::settings(&loaded.config)) {
-            publishing.reload(settings);
-            applied.redis.clone_from(&loaded.config.redis);
-            applied.performance = loaded.config.performance.clone();
+        let config = &loaded.config;
+        self.logging.set_level(config.log.level);
+        self.pipeline.set_max_events(config.journal.max_events);
+        log_events(&self.pipeline.set_policy(super::policy(config))?);
+        if let Some(settings) = pipeline::settings(config) {
+            self.pipeline
+                .set_redis(Settings { interval: self.started.config.monitoring.interval, ..settings });
         }
-        if applied != loaded.config {
-            warn!(
-                "the configuration was reloaded; some of what changed needs a restart (see docs/operations.md)"
-            );
-        } else {
-            info!("the configuration was reloaded");
+        match self.started.needs_restart(&loaded).as_slice() {
+            [] => info!("the configuration was reloaded"),
+            keys => warn!("the configuration was reloaded, but these need a restart: {}", keys.join(", ")),
         }
-        self.loaded.config = applied;
+        self.config = loaded.config;
         Ok(())
     }
 
@@ -191,7 +194,7 @@ impl Daemon {
     fn stop(mut self) -> Result<(), Failure> {
         self.monitor.update(|status| status.phase = Phase::Stopping);
         self.pipeline.watch().source().finish();
-        let timeout = self.loaded.config.performance.shutdown_timeout;
+        let timeout = self.config.performance.shutdown_timeout;
         let deadline = Instant::now() + timeout;
         while !self.step(deadline.saturating_duration_since(Instant::now()))?.ended {
             if Instant::now() >= deadline {
@@ -211,9 +214,7 @@ impl Daemon {
             unmatched,
             "edges that became no event"
         );
-        if let Some(publishing) = self.publishing {
-            publishing.stop(deadline.max(Instant::now() + PUBLISH_STOP));
-        }
+        self.pipeline.stop_publishing(deadline.max(Instant::now() + PUBLISH_STOP));
         if let Some(server) = self.server {
             // It reads the journal, which can only be closed cleanly by its last user.
             server.stop(HTTP_STOP);

@@ -13,11 +13,15 @@ use crate::cli::{Common, Replay, Simulate};
 use crate::config::Loaded;
 use crate::exit::Failure;
 use crate::http::{Monitor, Status, StreamKind};
-use crate::pipeline::{Pipeline, Step, tell_set_aside};
-use crate::{logging, show, signals, stamp};
+use crate::pipeline::{self, Parts, Pipeline, Step, tell_set_aside};
+use crate::signals::{self, Requests};
+use crate::{logging, show, stamp};
 
 /// A wait begins anew after this long; it only has to be finite.
 const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// How long to wait before asking again whether all is published.
+const PUBLISHED_PAUSE: Duration = Duration::from_millis(5);
 
 /// What to print of each event.
 #[derive(Clone, Copy, PartialEq)]
@@ -59,14 +63,28 @@ fn feed(
 ) -> Result<(), Failure> {
     let config = &loaded.config;
     let source = Source::open(&super::options(config, kind)).map_err(Failure::unavailable)?;
+    let mut redis = pipeline::settings(config);
+    if let Some(redis) = redis.as_mut().filter(|_| !loaded.is_set("performance.max_events_per_second")) {
+        redis.max_events_per_second = None;
+    }
     let (directory, _temporary) = directory(state_dir)?;
     let _logging = logging::start(&config.log);
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let requests = signals::handle(source.interrupter())?;
-    let host = stamp::host(config.host.as_ref());
-    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Embedded)));
-    let (mut pipeline, events) = Pipeline::open(journal, source, policy, host, requests.clone(), monitor)?;
+    let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
+    let monitor = Arc::new(Monitor::new(Status::new(kind)));
+    let (mut pipeline, events) = Pipeline::open(Parts {
+        source,
+        journal,
+        directory: directory.clone(),
+        max_events: config.journal.max_events,
+        redis,
+        policy,
+        host: stamp::host(config.host.as_ref()),
+        requests: requests.clone(),
+        monitor,
+    })?;
     let progress = progress(edges);
     let begin = Instant::now();
     let mut count = tell(&events, print)?;
@@ -86,6 +104,9 @@ fn feed(
             outcome = Err(Failure::interrupted());
         }
     }
+    if outcome.is_ok() {
+        outcome = until_published(&mut pipeline, &requests);
+    }
     let tallies = pipeline.watch().table().tallies();
     count += tell(&pipeline.finish()?, print)?;
     progress.finish_and_clear();
@@ -103,6 +124,23 @@ fn feed(
     }
     anstream::eprintln!("{summary}");
     outcome
+}
+
+/// What is simulated or replayed with a Redis configured is to be there when the command ends.
+fn until_published(pipeline: &mut Pipeline, requests: &Requests) -> Result<(), Failure> {
+    loop {
+        pipeline.attend_to_stream()?;
+        let waiting = pipeline.unpublished();
+        if waiting == 0 {
+            return Ok(());
+        }
+        if let Some(problem) = pipeline.publishing_problem() {
+            return Err(Failure::unavailable(format!("{waiting} events are not published: {problem}")));
+        }
+        if requests.wait_for_stop(PUBLISHED_PAUSE) {
+            return Err(Failure::interrupted());
+        }
+    }
 }
 
 /// The directory asked for, or one that goes when the second value does.

@@ -4,6 +4,17 @@
 
 use super::kind::{Kind, REDIS_DB_MAX};
 
+/// When a changed value takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    /// When the configuration is loaded again (SIGHUP).
+    AtReload,
+    /// When the daemon starts.
+    AtStart,
+    /// Not in this version: it is checked and has no effect.
+    NotYet,
+}
+
 /// One key of the configuration.
 #[derive(Debug)]
 pub struct Key {
@@ -13,8 +24,8 @@ pub struct Key {
     pub kind: Kind,
     /// The default as one would write it in the environment; empty: unset, or an empty list.
     pub default: &'static str,
-    /// Whether this version acts on the key; otherwise it is checked and has no effect.
-    pub used: bool,
+    /// When a change of it does something.
+    pub applies: Applies,
     /// What the key means, one paragraph.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the reference page, which a test writes"))]
     pub doc: &'static str,
@@ -81,28 +92,28 @@ pub const KEYS: &[Key] = &[
         path: "host",
         kind: Kind::Text,
         default: "",
-        used: true,
+        applies: Applies::AtStart,
         doc: "Name of this machine in every event. Empty: the system's host name.",
     },
     Key {
         path: "log.level",
         kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
         default: "info",
-        used: true,
+        applies: Applies::AtReload,
         doc: "The least severe level that is logged.",
     },
     Key {
         path: "log.format",
         kind: Kind::Choice(&["text", "json"]),
         default: "text",
-        used: true,
+        applies: Applies::AtStart,
         doc: "`text` for people, `json` for one object a line. Logs go to standard error.",
     },
     Key {
         path: "redis.host",
         kind: Kind::Host,
         default: "localhost",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Where Redis is. A value that begins with `/` is a Unix socket; `port` then has no \
               meaning.",
     },
@@ -110,28 +121,28 @@ pub const KEYS: &[Key] = &[
         path: "redis.port",
         kind: Kind::Whole { min: 1, max: PORT_MAX, unit: "" },
         default: "6379",
-        used: true,
+        applies: Applies::AtReload,
         doc: "TCP port of Redis.",
     },
     Key {
         path: "redis.db",
         kind: Kind::Whole { min: 0, max: REDIS_DB_MAX, unit: "" },
         default: "0",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Number of the database.",
     },
     Key {
         path: "redis.username",
         kind: Kind::Text,
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "ACL user. Empty: Redis' `default` user.",
     },
     Key {
         path: "redis.password",
         kind: Kind::Secret,
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Password. Better in `password_file`: a file or a variable is read by more people than \
               meant.",
     },
@@ -139,21 +150,21 @@ pub const KEYS: &[Key] = &[
         path: "redis.password_file",
         kind: Kind::SecretFile,
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "File that holds the password, instead of `password`.",
     },
     Key {
         path: "redis.tls",
         kind: Kind::Bool,
         default: "false",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Whether to speak TLS. Not for a Unix socket.",
     },
     Key {
         path: "redis.url",
         kind: Kind::Url,
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "All of the above in one: `redis://USER:PASSWORD@HOST:PORT/DB`, `rediss://…` for TLS, or \
               `unix:///PATH?db=DB&user=USER&pass=PASSWORD`. It sets `host`, `port` (6379 if not given) \
               and `tls`, and `username`, `password` and `db` if it names them. Percent-encode special \
@@ -163,14 +174,14 @@ pub const KEYS: &[Key] = &[
         path: "redis.stream",
         kind: Kind::Name,
         default: "aw:hotplug",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Key of the stream.",
     },
     Key {
         path: "redis.max_len",
         kind: Kind::Whole { min: 1, max: 1_000_000_000, unit: "entries" },
         default: "100000",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Length the stream is trimmed to. Trims nothing that a group has not acknowledged, up to \
               a hard cap of 10 × `max_len`, with an alarm.",
     },
@@ -178,49 +189,49 @@ pub const KEYS: &[Key] = &[
         path: "monitoring.enabled",
         kind: Kind::Bool,
         default: "true",
-        used: true,
+        applies: Applies::AtStart,
         doc: "Whether HTTP is served at all.",
     },
     Key {
         path: "monitoring.interval",
         kind: Kind::Whole { min: 100, max: 3_600_000, unit: "ms" },
         default: "5000",
-        used: true,
+        applies: Applies::AtStart,
         doc: "Period of the slow reconcile with the bus, of the stream check and of the poll source.",
     },
     Key {
         path: "monitoring.healthcheck_port",
         kind: Kind::Whole { min: 0, max: PORT_MAX, unit: "" },
         default: "8080",
-        used: true,
+        applies: Applies::AtStart,
         doc: "TCP port of HTTP. 0: the system picks a free one.",
     },
     Key {
         path: "monitoring.bind",
         kind: Kind::Address,
         default: "127.0.0.1",
-        used: true,
+        applies: Applies::AtStart,
         doc: "Address HTTP listens on. `0.0.0.0` or `::` for all.",
     },
     Key {
         path: "filters.vendor_whitelist",
         kind: Kind::Ids { max: 0xffff },
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Only devices of these vendors become events. Empty: all do.",
     },
     Key {
         path: "filters.vendor_blacklist",
         kind: Kind::Ids { max: 0xffff },
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Devices of these vendors never become events.",
     },
     Key {
         path: "filters.device_class_filter",
         kind: Kind::Ids { max: 0xff },
         default: "",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Only devices of these USB classes become events; the class of the device or of any of \
               its interfaces counts. Empty: all do.",
     },
@@ -228,7 +239,7 @@ pub const KEYS: &[Key] = &[
         path: "source.chain",
         kind: Kind::Chain,
         default: "auto",
-        used: true,
+        applies: Applies::AtStart,
         doc: "Where observations come from: the first source that can be opened at the start. `auto` is the \
               order that suits the system. This version has `uevent` and `poll`.",
     },
@@ -236,7 +247,7 @@ pub const KEYS: &[Key] = &[
         path: "source.receive_buffer_bytes",
         kind: Kind::Whole { min: 4096, max: 1_073_741_824, unit: "bytes" },
         default: "134217728",
-        used: true,
+        applies: Applies::AtStart,
         doc: "Receive buffer of the kernel's event socket. The kernel may grant less; the daemon says \
               so when it starts.",
     },
@@ -244,7 +255,7 @@ pub const KEYS: &[Key] = &[
         path: "performance.max_events_per_second",
         kind: Kind::Whole { min: 0, max: 1_000_000, unit: "events per second" },
         default: "100",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Shapes, never drops: the excess waits in the journal. One second's worth may burst. 0: \
               no limit.",
     },
@@ -252,7 +263,7 @@ pub const KEYS: &[Key] = &[
         path: "performance.debounce_ms",
         kind: Kind::Whole { min: 0, max: 60_000, unit: "ms" },
         default: "50",
-        used: true,
+        applies: Applies::AtReload,
         doc: "A window per port, from its first edge, which goes out at once. Further edges in the \
               window are coalesced into the net state. 0: every edge goes out.",
     },
@@ -260,21 +271,21 @@ pub const KEYS: &[Key] = &[
         path: "performance.batch_size",
         kind: Kind::Whole { min: 1, max: 10_000, unit: "events" },
         default: "10",
-        used: true,
+        applies: Applies::AtReload,
         doc: "Events published in one go.",
     },
     Key {
         path: "performance.shutdown_timeout_ms",
         kind: Kind::Whole { min: 0, max: 600_000, unit: "ms" },
         default: "5000",
-        used: true,
+        applies: Applies::AtReload,
         doc: "How long a stopping daemon goes on publishing. What is left stays in the journal.",
     },
     Key {
         path: "fallback.enable_udev",
         kind: Kind::Bool,
         default: "true",
-        used: false,
+        applies: Applies::NotYet,
         doc: "Whether the socket and the spool of the udev helper are served, and `udev` is in the \
               automatic chain.",
     },
@@ -282,14 +293,14 @@ pub const KEYS: &[Key] = &[
         path: "fallback.udev_script_path",
         kind: Kind::Path,
         default: "/usr/local/bin/autoweave-udev-notify",
-        used: false,
+        applies: Applies::NotYet,
         doc: "Where `install` puts the udev helper and the rules point.",
     },
     Key {
         path: "journal.durability",
         kind: Kind::Choice(&["power", "process"]),
         default: "power",
-        used: true,
+        applies: Applies::AtStart,
         doc: "`power`: an event is synced to disk before it is published, and survives a power cut. \
               `process`: it survives a crash of the daemon, not of the machine.",
     },
@@ -297,36 +308,37 @@ pub const KEYS: &[Key] = &[
         path: "journal.max_events",
         kind: Kind::Whole { min: 1, max: 1_000_000_000, unit: "events" },
         default: "1000000",
-        used: true,
-        doc: "Bound of the journal: how many of the newest events are kept. A small value loses history \
-              sooner, never the state.",
+        applies: Applies::AtReload,
+        doc: "Bound of the journal: how many events are kept. The oldest go when Redis, if there is one, has \
+              them. When it lacks this many, a port's further edges are joined into their net effect until it \
+              catches up.",
     },
     Key {
         path: "plugins.dir",
         kind: Kind::Path,
         default: "",
-        used: false,
+        applies: Applies::NotYet,
         doc: "Directory of plugin packages. Empty: no plugins.",
     },
     Key {
         path: "plugins.group",
         kind: Kind::Name,
         default: "plugin-loader",
-        used: false,
+        applies: Applies::NotYet,
         doc: "Consumer group that the plugins read as.",
     },
     Key {
         path: "plugins.consumer",
         kind: Kind::Name,
         default: "main",
-        used: false,
+        applies: Applies::NotYet,
         doc: "Name within the group; `-PRODUCER` is appended.",
     },
     Key {
         path: "plugins.max_deliveries",
         kind: Kind::Whole { min: 1, max: 1000, unit: "deliveries" },
         default: "5",
-        used: false,
+        applies: Applies::NotYet,
         doc: "Attempts at an event before it is parked among the dead letters.",
     },
 ];

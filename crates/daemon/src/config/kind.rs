@@ -68,6 +68,7 @@ pub enum Kind {
 }
 
 /// A checked value.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// [`Kind::Bool`].
     Bool(bool),

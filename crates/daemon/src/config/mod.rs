@@ -17,7 +17,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -27,6 +26,7 @@ pub use model::*;
 
 use environment::{Environment, FILE_VARIABLE};
 use error::Problem;
+use keys::Applies;
 use kind::Raw;
 use values::Values;
 
@@ -52,13 +52,13 @@ pub struct Loaded {
     pub config: Config,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
-    origins: BTreeMap<&'static str, Origin>,
+    values: Values,
 }
 
 impl Loaded {
     /// Where the key at `path` (`performance.debounce_ms`) was set; `None`: it has its default.
     pub fn origin(&self, path: &str) -> Option<&Origin> {
-        self.origins.get(path)
+        self.values.origins().get(path)
     }
 
     /// Whether the key at `path` was set anywhere, even to its default.
@@ -69,8 +69,24 @@ impl Loaded {
     /// The keys that are set and that this version accepts but does not use, with where they are set: a
     /// warning each, or the user waits for an effect that does not come.
     pub fn without_effect(&self) -> impl Iterator<Item = (&'static str, &Origin)> {
-        let unused = |path: &str| keys::find(path).is_some_and(|key| !key.used);
-        self.origins.iter().filter(move |(path, _)| unused(path)).map(|(path, origin)| (*path, origin))
+        let unused = |path: &str| keys::find(path).is_some_and(|key| key.applies == Applies::NotYet);
+        self.values
+            .origins()
+            .iter()
+            .filter(move |(path, _)| unused(path))
+            .map(|(path, origin)| (*path, origin))
+    }
+
+    /// The keys that a daemon started with `self` does not apply when it loads `other`. Whether there is a Redis at
+    /// all is decided at the start, too.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let is_redis_new = self.config.redis.is_some() != other.config.redis.is_some();
+        let waits = |path: &&str| {
+            let at_start = keys::find(path).is_some_and(|key| key.applies == Applies::AtStart);
+            at_start || (is_redis_new && path.starts_with("redis."))
+        };
+        let differing = self.values.differing(&other.values).filter(waits);
+        is_redis_new.then_some("redis").into_iter().chain(differing).collect()
     }
 }
 
@@ -103,7 +119,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         errors.check(apply_flag(&mut values, path, value, flag));
     }
     match values.build(redis_section) {
-        Ok(config) if errors.is_empty() => Ok(Loaded { config, file, origins: values.into_origins() }),
+        Ok(config) if errors.is_empty() => Ok(Loaded { config, file, values }),
         built => {
             errors.check(built.map(|_| ()));
             Err(errors)

@@ -10,7 +10,7 @@ use super::model::Secret;
 const PORT: u16 = 6379;
 
 /// A Redis URL taken apart. `None`: the URL does not say.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisUrl {
     /// Host name, IP address without brackets, or path of a Unix socket.
     pub host: String,

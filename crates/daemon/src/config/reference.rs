@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::environment::{FILE_VARIABLE, NAMED};
 use super::file::FILE_BYTES_MAX;
-use super::keys::{KEYS, Key, VARIABLE_PREFIX};
+use super::keys::{Applies, KEYS, Key, VARIABLE_PREFIX};
 use super::kind::Kind;
 
 /// A file that sets a little of everything; a test loads it.
@@ -59,7 +59,10 @@ fn introduction() -> String {
          most.\n\n\
          The configuration is checked as a whole before anything is opened. Whatever is wrong, an unknown \
          key included, is reported with its place, what is allowed and the mend, all at once (up to 20 \
-         lines), and the daemon exits with 64. Passwords and URLs are never shown.\n"
+         lines), and the daemon exits with 64. Passwords and URLs are never shown.\n\n\
+         SIGHUP loads it again; a bad one is refused and the old one stands. Keys marked ↻ then apply, no \
+         event is lost by it; the log names the others that changed and need a restart, as does whether \
+         there is a Redis at all.\n"
     )
 }
 
@@ -84,12 +87,16 @@ fn heading(section: Option<&str>) -> String {
 fn row(key: &Key) -> String {
     let expected = key.kind.expected();
     let expected = expected.strip_prefix("an ").or(expected.strip_prefix("a ")).unwrap_or(&expected);
-    let unused = if key.used { "" } else { " *Accepted, not used yet in this version.*" };
+    let note = match key.applies {
+        Applies::AtReload => " ↻",
+        Applies::AtStart => "",
+        Applies::NotYet => " *Accepted, not used yet in this version.*",
+    };
     let default = match default_toml(key).as_str() {
         "\"\"" => "none".to_owned(),
         default => format!("`{default}`"),
     };
-    format!("| `{}` | {expected} | {default} | {}{unused} |\n", key.name(), key.doc)
+    format!("| `{}` | {expected} | {default} | {}{note} |\n", key.name(), key.doc)
 }
 
 /// The default of `key` as TOML.

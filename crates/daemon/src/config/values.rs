@@ -16,6 +16,7 @@ use super::model::{
 use super::redis_url::RedisUrl;
 
 /// The value of every key, and where those that were set come from. Later sets win.
+#[derive(Clone, Debug)]
 pub struct Values {
     values: BTreeMap<&'static str, Value>,
     origins: BTreeMap<&'static str, Origin>,
@@ -53,8 +54,16 @@ impl Values {
     }
 
     /// Where each key that was set was set.
-    pub fn into_origins(self) -> BTreeMap<&'static str, Origin> {
-        self.origins
+    pub fn origins(&self) -> &BTreeMap<&'static str, Origin> {
+        &self.origins
+    }
+
+    /// The keys whose values differ, by path.
+    pub fn differing(&self, other: &Self) -> impl Iterator<Item = &'static str> {
+        self.values
+            .iter()
+            .filter(|(path, value)| other.values.get(*path) != Some(value))
+            .map(|(path, _)| *path)
     }
 
     /// The configuration these values make. `redis_section`: a file has an (even empty) `[redis]`.

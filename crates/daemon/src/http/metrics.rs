@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 
@@ -52,6 +52,12 @@ impl Metrics {
     /// The stream refused an event or did not answer.
     pub fn publish_error(&self) {
         self.publish_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The stream acknowledged an event that was observed at `timestamp`, in milliseconds since the Unix epoch.
+    pub fn acknowledged_now(&self, timestamp: u64) {
+        let observed = UNIX_EPOCH + Duration::from_millis(timestamp);
+        self.acknowledged(SystemTime::now().duration_since(observed).unwrap_or_default());
     }
 
     /// The stream acknowledged an event `elapsed` after it was observed.

@@ -7,7 +7,7 @@ use autoweave_usb_device::Device;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use super::status::{Status, StreamKind};
+use super::status::Status;
 
 /// See the module's description. Nothing here waits for a client, so that none can hold up an event.
 #[derive(Debug)]
@@ -42,11 +42,6 @@ impl Monitor {
     /// each commit, also after one without events, and once at the start.
     pub fn committed<'a>(&self, last_seq: u64, devices: impl Iterator<Item = &'a Arc<Device>>) {
         self.committed.send_replace(Committed { last_seq, devices: devices.cloned().collect() });
-    }
-
-    /// Whether the journal itself is the stream.
-    pub fn is_embedded(&self) -> bool {
-        self.look(|status| status.stream.kind == StreamKind::Embedded)
     }
 
     /// Changes what a part of the daemon says of itself; `change` must not wait.

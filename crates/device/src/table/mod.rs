@@ -79,6 +79,8 @@ pub struct DeviceTable {
     windows: BTreeSet<(u64, Port)>,
     /// A scan will tell of what was there before, or of what was lost: see [`Self::expect_scan`].
     is_scan_due: bool,
+    /// See [`Self::hold`].
+    is_held: bool,
     tallies: Tallies,
 }
 
@@ -160,28 +162,41 @@ impl DeviceTable {
         out
     }
 
-    /// Settles the windows that end at or before `mono_ms`.
+    /// From now on, or no longer: every edge opens a window or joins one, and no window ends. However much
+    /// happens meanwhile, each port comes to at most a detach and an attach when the next [`Self::advance`] after
+    /// it settles them.
+    pub fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
+    /// Settles the windows that end at or before `mono_ms`; none while they are held.
     pub fn advance(&mut self, mono_ms: u64) -> Vec<Change> {
         let mut out = Vec::new();
+        if self.is_held {
+            return out;
+        }
         while let Some(&(_, port)) = self.windows.first().filter(|(ends_at, _)| *ends_at <= mono_ms) {
             self.close_window(port, &mut out);
         }
         out
     }
 
-    /// Settles every open window now.
+    /// Settles every open window now; none while they are held.
     pub fn flush(&mut self) -> Vec<Change> {
         self.advance(u64::MAX)
     }
 
     /// When [`Self::advance`] has something to do next, on the monotonic clock.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.windows.first().map(|(ends_at, _)| *ends_at)
+        self.windows.first().filter(|_| !self.is_held).map(|(ends_at, _)| *ends_at)
     }
 
     /// The lowest number of an observation that waits for the end of a debounce window. Not of one that waits
-    /// for a scan: a daemon that starts anew begins with a scan anyway.
+    /// for a scan or is held, whose net effect the scan of a daemon that starts anew finds.
     pub fn first_pending(&self) -> Option<u64> {
+        if self.is_held {
+            return None;
+        }
         let pending = |(_, port): &(u64, Port)| self.ports.get(port)?.window.as_ref()?.pending;
         self.windows.iter().filter_map(pending).map(|pending| pending.first_number).min()
     }
@@ -362,7 +377,17 @@ impl DeviceTable {
 
     /// What is plugged into `port` has changed: publish that, or let the open window collect it.
     fn edge(&mut self, port: Port, cause: Cause, out: &mut Vec<Change>) {
-        let debounce_ms = self.policy.debounce_ms;
+        let Self { is_held, policy: Policy { debounce_ms, .. }, .. } = *self;
+        let is_free = self.state(port).window.is_none();
+        if is_free && (debounce_ms > 0 || is_held) {
+            let ends_at = cause.at.mono_ms.saturating_add(debounce_ms);
+            self.state(port).window = Some(Window { ends_at, pending: None });
+            self.windows.insert((ends_at, port));
+        }
+        if is_free && !is_held {
+            self.settle(port, Pending::one(cause), out);
+            return;
+        }
         let state = self.state(port);
         if let Some(window) = &mut state.window {
             let pending = window.pending.get_or_insert_with(|| Pending::none(cause));
@@ -371,14 +396,7 @@ impl DeviceTable {
             if state.present.is_none() {
                 pending.left_at.get_or_insert(cause.at.wall_ms);
             }
-            return;
         }
-        if debounce_ms > 0 {
-            let ends_at = cause.at.mono_ms.saturating_add(debounce_ms);
-            state.window = Some(Window { ends_at, pending: None });
-            self.windows.insert((ends_at, port));
-        }
-        self.settle(port, Pending::one(cause), out);
     }
 
     fn close_window(&mut self, port: Port, out: &mut Vec<Change>) {

@@ -217,6 +217,34 @@ fn a_hub_plugged_anew_is_told_before_what_is_now_below_it() {
 }
 
 #[test]
+fn what_is_held_comes_to_its_net_effect_however_much_happens() {
+    let policy = |debounce_ms| Policy { debounce_ms, ..Policy::default() };
+    for debounce_ms in [0, 50] {
+        let mut table = DeviceTable::new(policy(debounce_ms));
+        let see = |table: &mut DeviceTable, ms, observation| {
+            tell(&table.observe(&at(ms, observation), Reason::Reconcile))
+        };
+        assert_eq!(see(&mut table, 0, arrived(reading("1-1", 2, "A"))), ["attach :A"]);
+        assert_eq!(see(&mut table, 0, arrived(reading("1-2", 3, "B"))), ["attach :B"]);
+        table.hold(true);
+        for round in 0..100 {
+            let (ms, address) = (100 + round * 10, 4 + u8::try_from(round).unwrap());
+            assert!(see(&mut table, ms, left("1-1", if round == 0 { 2 } else { address - 1 })).is_empty());
+            assert!(see(&mut table, ms, arrived(reading("1-1", address, "A"))).is_empty());
+        }
+        assert!(see(&mut table, 2000, left("1-2", 3)).is_empty());
+        assert!(see(&mut table, 2000, arrived(reading("1-3", 120, "C"))).is_empty());
+        assert!(see(&mut table, 2001, left("1-3", 120)).is_empty());
+        assert_eq!((table.next_deadline(), table.first_pending()), (None, None));
+        assert_eq!(table.advance(3000), []);
+        table.hold(false);
+        assert!(table.next_deadline().is_some_and(|deadline| deadline <= 3000));
+        assert_eq!(tell(&table.advance(3000)), ["detach :A", "attach :A*199", "detach :B"]);
+        assert_eq!(table.tallies().coalesced, 198 + 2);
+    }
+}
+
+#[test]
 fn two_devices_never_go_by_the_same_name() {
     let same = [
         (0, arrived(reading("1-1", 2, "A"))),
@@ -405,6 +433,7 @@ enum Step {
     Scan,
     Overrun,
     Wait(u64),
+    Hold(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -416,6 +445,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Scan),
         1 => Just(Step::Overrun),
         2 => (0..80u64).prop_map(Step::Wait),
+        1 => any::<bool>().prop_map(Step::Hold),
     ]
 }
 
@@ -430,6 +460,8 @@ struct World {
     now: u64,
     number: u64,
     edges: u64,
+    /// How many events there were since the table was held, if it is.
+    heard_while_held: Option<usize>,
 }
 
 impl World {
@@ -438,7 +470,7 @@ impl World {
         let at = Moment { wall_ms: self.now, mono_ms: self.now };
         let observed = Observed { number: self.number, at, source: SourceName::Uevent, observation };
         let changes = self.table.observe(&observed, Reason::Reconcile);
-        self.outside.hear(&changes);
+        self.hear(&changes);
         assert!(self.table.first_pending().is_none_or(|first| first <= self.number));
     }
 
@@ -453,8 +485,20 @@ impl World {
             Step::Wait(ms) => {
                 self.now += ms;
                 let changes = self.table.advance(self.now);
-                self.outside.hear(&changes);
+                self.hear(&changes);
             }
+            Step::Hold(is_held) => {
+                self.table.hold(is_held);
+                self.heard_while_held = is_held.then_some(0);
+            }
+        }
+    }
+
+    fn hear(&mut self, changes: &[Change]) {
+        self.outside.hear(changes);
+        if let Some(heard) = &mut self.heard_while_held {
+            *heard += changes.iter().filter(|change| matches!(change, Change::Edge(_))).count();
+            assert!(*heard <= PORTS.len(), "{heard} events while held");
         }
     }
 
@@ -505,9 +549,11 @@ proptest! {
         let mut world = World {
             bus: BTreeMap::new(), next_address: HashMap::new(), table: DeviceTable::new(policy),
             outside: Outside::default(), now: 0, number: 0, edges: 0,
+            heard_while_held: None,
         };
         if root_first { world.plug("usb1".parse().unwrap(), 1, true, false); }
         for step in steps { world.step(step); }
+        world.step(Step::Hold(false));
         world.scan();
         world.step(Step::Wait(1000));
         let told: Vec<Port> = world.outside.by_port.keys().copied().collect();

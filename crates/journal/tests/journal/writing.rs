@@ -113,6 +113,21 @@ fn retention_is_exact_and_numbers_go_on() {
 }
 
 #[test]
+fn what_somebody_needs_is_kept_beyond_the_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), Options { max_events: 10, ..PROCESS }).unwrap();
+    journal.need_after(5);
+    append(&mut journal, 30);
+    assert_history(dir.path(), 6, 30);
+    journal.need_after(20);
+    append(&mut journal, 1);
+    assert_history(dir.path(), 21, 31);
+    journal.need_after(31);
+    append(&mut journal, 1);
+    assert_history(dir.path(), 23, 32);
+}
+
+#[test]
 fn a_lowered_bound_takes_effect_over_several_commits() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = open(dir.path());
@@ -219,4 +234,22 @@ fn the_log_stays_bounded() {
     }
     assert!(journal.bytes() < 12 << 20, "{}", journal.bytes());
     assert_eq!(Reader::open(dir.path()).unwrap().first_seq().unwrap(), Some(14_001));
+}
+
+#[test]
+fn a_journal_removed_under_its_writer_is_no_journal_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = open(dir.path());
+    append(&mut journal, 3);
+    let producer = journal.producer().to_owned();
+    for file in ["journal.db", "journal.db-wal", "journal.db-shm"] {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    let new = NewEvent { event_id: event_id(4), event: "{}".to_owned() };
+    let commit = Commit { first_seq: 4, events: vec![new], ..Commit::default() };
+    let error = journal.commit(&commit).unwrap_err();
+    assert!(matches!(&error, CommitError::Failed(error) if error.to_string().contains("removed")), "{error}");
+    journal.reopen().unwrap();
+    assert_ne!(journal.producer(), producer);
+    assert_eq!(journal.last_seq(), 0);
 }

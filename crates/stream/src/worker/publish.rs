@@ -6,7 +6,7 @@ use super::{Worker, not_connected};
 use crate::failure::Failure;
 use crate::mark::Place;
 use crate::rows::Following;
-use crate::send::{Flight, Landed};
+use crate::send::{Call, Flight, Landed};
 use crate::trim;
 
 /// Events read, packed and sent in one go. While the server works on one such window the next is packed.
@@ -66,7 +66,10 @@ impl Worker {
             let link = self.link.as_mut().ok_or_else(not_connected)?;
             match flight.land(link)? {
                 Landed::Unsettled => return Ok(Round::Unsettled),
-                Landed::At(place) => {
+                Landed::At(Call { place, timestamps }) => {
+                    if place.seq > self.acknowledged {
+                        self.report.acknowledged(&timestamps);
+                    }
                     let added = place.seq.saturating_sub(self.place.seq);
                     self.added_since_trim = self.added_since_trim.saturating_add(added);
                     self.acknowledged = place.seq;

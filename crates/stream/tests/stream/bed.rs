@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use autoweave_usb_journal::{Commit, Durability, Journal, Options};
-use autoweave_usb_stream::{Notice, Publisher, Settings, State, Status};
+use autoweave_usb_stream::{Listener, Notice, Publisher, Settings, State, Status};
 use tempfile::TempDir;
 
 use crate::event::event;
@@ -63,7 +63,8 @@ impl Bed {
     pub fn publish_as(&self, settings: Settings, producer: String) -> Publisher {
         let notices = self.notices.clone();
         let tell = move |notice| notices.lock().unwrap().push(notice);
-        Publisher::spawn(settings, self.dir.path(), producer, tell).unwrap()
+        let listener = Listener { on_notice: Box::new(tell), on_acknowledged: Box::new(|_| {}) };
+        Publisher::spawn(settings, self.dir.path(), producer, listener).unwrap()
     }
 
     pub fn told(&self, is: impl Fn(&Notice) -> bool) -> bool {

@@ -2,25 +2,74 @@
 
 use std::time::{Duration, Instant};
 
-use autoweave_usb_stream::{Endpoint, Failure, GroupReader, create_group, probe, read_newest};
+use autoweave_usb_stream::{Endpoint, Entry, Failure, GroupReader, StreamReader, create_group, event, probe};
 use nix::sys::signal::Signal;
 
 use crate::bed::Bed;
 use crate::server::Server;
 
+fn seqs(entries: &[Entry]) -> Vec<&str> {
+    entries.iter().filter_map(|entry| entry.get("seq")).collect()
+}
+
 #[test]
-fn the_newest_come_first() {
+fn the_newest_come_first_and_in_pages() {
     let server = Server::start(&[]);
-    assert_eq!(read_newest(&server.settings(), 10), Ok(Vec::new()), "no stream is an empty one");
+    let mut reader = StreamReader::connect(&server.settings()).unwrap();
+    assert_eq!(reader.newest(None, 10), Ok(Vec::new()), "no stream is an empty one");
+    assert_eq!(reader.last_id(), Ok(None));
     let mut bed = Bed::new("a");
     bed.add(20);
     let publisher = bed.publish(server.settings());
     bed.until_level(&publisher);
-    let newest = read_newest(&server.settings(), 3).unwrap();
-    let seqs: Vec<_> = newest.iter().filter_map(|entry| entry.get("seq")).collect();
-    assert_eq!(seqs, ["20", "19", "18"]);
+    let newest = reader.newest(None, 3).unwrap();
+    assert_eq!(seqs(&newest), ["20", "19", "18"]);
     let names: Vec<_> = newest[0].fields.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, autoweave_usb_stream::FIELDS);
+    assert_eq!(seqs(&reader.newest(Some(&newest[2].id), 2).unwrap()), ["17", "16"]);
+    assert_eq!(reader.newest(None, 0), Ok(Vec::new()));
+    assert_eq!(reader.last_id(), Ok(Some(newest[0].id.clone())));
+}
+
+#[test]
+fn what_was_published_is_read_back() {
+    let server = Server::start(&[]);
+    let mut bed = Bed::new("a");
+    bed.add(2);
+    let publisher = bed.publish(server.settings());
+    bed.until_level(&publisher);
+    let read = StreamReader::connect(&server.settings()).unwrap().after("0", 10, Duration::ZERO).unwrap();
+    let producer = bed.producer();
+    for (seq, entry) in (1..).zip(&read) {
+        let written = crate::event::event("a", &producer, seq).event;
+        assert_eq!(event(&entry.fields), Ok(serde_json::from_str(&written).unwrap()));
+    }
+    assert_eq!(read.len(), 2);
+}
+
+#[test]
+fn reading_on_waits_for_what_comes() {
+    let server = Server::start(&[]);
+    let settings = server.settings();
+    let mut reader = StreamReader::connect(&settings).unwrap();
+    let begin = Instant::now();
+    assert_eq!(reader.after("0", 10, Duration::from_millis(300)), Ok(Vec::new()));
+    assert!(begin.elapsed() >= Duration::from_millis(290));
+    let waiting = std::thread::spawn(move || (reader.after("0", 10, Duration::from_secs(20)), reader));
+    let mut bed = Bed::new("a");
+    bed.add(1);
+    let publisher = bed.publish(settings);
+    bed.until_level(&publisher);
+    let (read, mut reader) = waiting.join().unwrap();
+    let first = &read.unwrap()[0];
+    bed.add(3);
+    bed.until_level(&publisher);
+    assert_eq!(seqs(&reader.after(&first.id, 2, Duration::ZERO).unwrap()), ["2", "3"]);
+    assert_eq!(reader.after(&first.id, 0, Duration::ZERO), Ok(Vec::new()), "none asked for, none given");
+    assert_eq!((reader.has(&first.id), reader.has("1-1")), (Ok(true), Ok(false)));
+    let mut connection = server.connection();
+    redis::cmd("XDEL").arg("aw:hotplug").arg(&first.id).exec(&mut connection).unwrap();
+    assert_eq!(reader.has(&first.id), Ok(false));
 }
 
 #[test]
@@ -35,8 +84,8 @@ fn a_group_gets_everything_and_first_what_it_did_not_acknowledge() {
         GroupReader::connect(&settings, "g", "c").unwrap().read(1, Duration::ZERO),
         Err(Failure::Refused(text)) if text.starts_with("NOGROUP")
     ));
-    create_group(&settings, "g").unwrap();
-    create_group(&settings, "g").unwrap();
+    assert_eq!(create_group(&settings, "g"), Ok(true));
+    assert_eq!(create_group(&settings, "g"), Ok(false));
 
     let seqs = |reader: &mut GroupReader, count| {
         let entries = reader.read(count, Duration::ZERO).unwrap();

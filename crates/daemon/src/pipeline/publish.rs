@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use autoweave_usb_source::Interrupter;
-use autoweave_usb_stream::{Notice, Publisher, Settings, State};
+use autoweave_usb_stream::{Listener, Notice, Publisher, Settings, State};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -53,6 +53,8 @@ impl Publishing {
     ) -> Result<Self, Failure> {
         let needs_producer = Arc::new(AtomicBool::new(false));
         let asks = needs_producer.clone();
+        let counts = monitor.clone();
+        let on_acknowledged = move |timestamp| counts.metrics.acknowledged_now(timestamp);
         let on_notice = move |notice: Notice| {
             tell(&notice);
             if matches!(notice, Notice::NewProducerNeeded { .. }) {
@@ -62,13 +64,21 @@ impl Publishing {
             // down.
             interrupter.interrupt();
         };
-        let publisher = Publisher::spawn(settings, directory, producer, on_notice)
+        let listener =
+            Listener { on_notice: Box::new(on_notice), on_acknowledged: Box::new(on_acknowledged) };
+        let publisher = Publisher::spawn(settings, directory, producer, listener)
             .map_err(|error| Failure::unavailable(format!("the publisher cannot be started: {error}")))?;
         Ok(Self { publisher, needs_producer, monitor, errors_told: 0 })
     }
 
-    /// Events were committed, or a notice came: has them published, and passes on how it goes.
-    pub fn step(&mut self) {
+    /// Up to where the stream has acknowledged the events, as far as this process was told.
+    pub fn published_seq(&self) -> u64 {
+        self.publisher.published_seq()
+    }
+
+    /// Events were committed, or a notice came: has them published, and passes on how it goes. As long as the server
+    /// did not say where it is, `believed_unpublished` is how many events it is taken to lack.
+    pub fn step(&mut self, believed_unpublished: u64) {
         self.publisher.wake();
         let status = self.publisher.status();
         for _ in self.errors_told..status.errors_total {
@@ -76,7 +86,7 @@ impl Publishing {
         }
         self.errors_told = status.errors_total;
         self.monitor.update(|told| {
-            told.journal.unpublished = status.unpublished;
+            told.journal.unpublished = status.unpublished.unwrap_or(believed_unpublished);
             told.stream.state = match status.state {
                 State::Connecting => StreamState::Connecting,
                 State::Up => StreamState::Up,
@@ -94,6 +104,13 @@ impl Publishing {
         });
     }
 
+    /// Why nothing can be published now, if so.
+    pub fn problem(&self) -> Option<String> {
+        let status = self.publisher.status();
+        matches!(status.state, State::Down | State::Stopped)
+            .then(|| status.last_error.unwrap_or_else(|| "the publisher has ended".to_owned()))
+    }
+
     /// Whether the publisher waits for another producer id; asked once.
     pub fn take_producer_request(&self) -> bool {
         self.needs_producer.swap(false, Ordering::SeqCst)
@@ -109,12 +126,13 @@ impl Publishing {
         self.publisher.reload(settings);
     }
 
-    /// Publishes what can be published until `deadline`.
-    pub fn stop(self, deadline: Instant) {
+    /// Publishes what can be published until `deadline`; returns up to where the stream acknowledged it.
+    pub fn stop(self, deadline: Instant) -> u64 {
         let status = self.publisher.stop(deadline);
-        if status.unpublished > 0 {
+        if status.unpublished != Some(0) {
             warn!(waiting = status.unpublished, "not all events are published; the next start goes on");
         }
+        status.published_seq
     }
 }
 

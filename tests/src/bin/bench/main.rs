@@ -4,10 +4,11 @@
 //! the kernel is asked to broadcast a uevent until another process can read the event. The bus, the watcher
 //! and the daemon share the machine's cores: what is printed is what a small, busy machine does.
 
+mod daemon;
+mod redis;
+
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_journal::Reader;
 use autoweave_usb_testbus::{Bus, Device};
+
+use daemon::Daemon;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -29,8 +32,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 type Measurement = (&'static str, fn() -> Outcome<()>);
 
 /// Each measurement by the name it is asked for; without names, all are made.
-const MEASUREMENTS: [Measurement; 4] =
-    [("latency", latency_rows), ("flood", flood_rows), ("idle", idle_rows), ("start", start_rows)];
+const MEASUREMENTS: [Measurement; 7] = [
+    ("latency", latency_rows),
+    ("flood", flood_rows),
+    ("idle", idle_rows),
+    ("start", start_rows),
+    ("redis-latency", redis::latency_rows),
+    ("redis-flood", redis::flood_rows),
+    ("redis-catch-up", redis::catch_up_rows),
+];
 
 fn main() -> Outcome<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
@@ -111,6 +121,14 @@ fn latencies(durability: &'static str, rate: u32) -> Outcome<Vec<f64>> {
     while seen.load(Ordering::Acquire) == 0 {
         thread::yield_now();
     }
+    let sent = pace(&mut bus, &ports, rate, count)?;
+    let arrived = watcher.join().map_err(|_| "the watcher panicked")??;
+    daemon.stop()?;
+    Ok(milliseconds(&sent, &arrived))
+}
+
+/// Unplugs and plugs `count` times in all, `rate` a second; when each was about to be broadcast.
+fn pace(bus: &mut Bus, ports: &[String], rate: u32, count: u32) -> Outcome<Vec<Instant>> {
     let (begin, pace) = (Instant::now(), Duration::from_secs(1) / rate);
     let mut sent = Vec::new();
     for index in 0..count {
@@ -120,9 +138,11 @@ fn latencies(durability: &'static str, rate: u32) -> Outcome<Vec<f64>> {
         sent.push(Instant::now());
         bus.uevent(action, port)?;
     }
-    let arrived = watcher.join().map_err(|_| "the watcher panicked")??;
-    daemon.stop()?;
-    Ok(sent.iter().zip(&arrived).map(|(sent, arrived)| (*arrived - *sent).as_secs_f64() * 1000.0).collect())
+    Ok(sent)
+}
+
+fn milliseconds(sent: &[Instant], arrived: &[Instant]) -> Vec<f64> {
+    sent.iter().zip(arrived).map(|(sent, arrived)| (*arrived - *sent).as_secs_f64() * 1000.0).collect()
 }
 
 /// When each of the `count` events after `first` became readable. Sets `ready` once it looks.
@@ -196,75 +216,6 @@ fn plug(bus: &mut Bus, count: u32) -> Outcome<Vec<String>> {
         ports.push(port);
     }
     Ok(ports)
-}
-
-struct Daemon {
-    child: Child,
-    directory: tempfile::TempDir,
-}
-
-impl Daemon {
-    fn start(durability: &str) -> Outcome<Self> {
-        let directory = tempfile::tempdir()?;
-        let binary = std::env::var_os("AUTOWEAVE_USBD").map(PathBuf::from);
-        let binary = binary.ok_or("AUTOWEAVE_USBD does not name the binary; run `cargo xtask bench`")?;
-        let child = Command::new(binary)
-            .arg("run")
-            .arg("--state-dir")
-            .arg(directory.path())
-            .env("AUTOWEAVE_USB__PERFORMANCE__DEBOUNCE_MS", "0")
-            .env("AUTOWEAVE_USB__MONITORING__INTERVAL", INTERVAL_MS)
-            .env("AUTOWEAVE_USB__JOURNAL__DURABILITY", durability)
-            .env("AUTOWEAVE_USB__LOG__LEVEL", "warn")
-            .stderr(Stdio::inherit())
-            .spawn()?;
-        Ok(Self { child, directory })
-    }
-
-    /// Waits until the journal has an event `seq`, and returns the last there is.
-    fn wait_for(&self, seq: u64) -> Outcome<u64> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let last = Reader::open(self.directory.path()).ok().and_then(|mut reader| reader.last_seq().ok());
-            if let Some(last) = last.filter(|last| *last >= seq) {
-                return Ok(last);
-            }
-            if Instant::now() > deadline {
-                return Err(format!("the journal has {last:?} events, not {seq}").into());
-            }
-            thread::sleep(Duration::from_micros(200));
-        }
-    }
-
-    /// Proportional set size, `/proc/PID/smaps_rollup`.
-    fn pss_mb(&self) -> Outcome<f64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
-        Ok(line.trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
-    }
-
-    /// User and system time, `/proc/PID/stat`, fields 14 and 15, in clock ticks of 10 ms.
-    fn cpu_seconds(&self) -> Outcome<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let behind_name = stat.rsplit(')').next().ok_or("no stat")?;
-        let ticks = behind_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-        Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
-    }
-
-    fn stop(mut self) -> Outcome<()> {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)?;
-        let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("the daemon ended with {status}").into()) }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It has ended already unless something went wrong.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn quantile(values: &[f64], at: f64) -> f64 {

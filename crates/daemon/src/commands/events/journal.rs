@@ -1,4 +1,4 @@
-//! Shows what the daemon has written down. Reads the journal beside the daemon, or without one.
+//! Reads the journal, beside the daemon or without one.
 
 use std::thread;
 use std::time::Duration;
@@ -6,23 +6,21 @@ use std::time::Duration;
 use autoweave_usb_device::Event;
 use autoweave_usb_journal::{ROWS_MAX, ReadError, Reader, Stored};
 
-use crate::cli::{Common, Events};
+use super::COUNT_DEFAULT;
+use crate::cli::Events;
+use crate::commands::{print_json_text, print_line};
 use crate::exit::Failure;
-use crate::{show, signals, state_dir};
-
-/// How many of the newest events are shown where no count is given.
-const COUNT_DEFAULT: u64 = 10;
+use crate::{show, state_dir};
 
 /// How long `--follow` waits before it looks again. A look without news takes some microseconds.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
-pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
-    super::load(common, None)?;
+/// Prints what `arguments` ask for.
+pub fn run(arguments: &Events) -> Result<(), Failure> {
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let mut reader = Reader::open(&directory).map_err(unreadable)?;
     let producer = reader.producer().map_err(Failure::io)?;
     let mut out = Out { reader: &mut reader, is_json: arguments.json, last: 0, producer };
-    signals::exit_when_interrupted();
     let last_seq = out.reader.last_seq().map_err(Failure::io)?;
     match (arguments.since, arguments.follow) {
         (Some(since), _) => out.ascending(since, arguments.count.unwrap_or(u64::MAX))?,
@@ -108,11 +106,11 @@ impl Out<'_> {
 
     fn print(&self, row: &Stored) -> Result<(), Failure> {
         if self.is_json {
-            return super::print_json_text(&row.event);
+            return print_json_text(&row.event);
         }
         match serde_json::from_str::<Event>(&row.event) {
-            Ok(event) => super::print_line(&show::event_line(&event)),
-            Err(problem) => super::print_line(&format!("event {} cannot be read: {problem}", row.seq)),
+            Ok(event) => print_line(&show::event_line(&event)),
+            Err(problem) => print_line(&format!("event {} cannot be read: {problem}", row.seq)),
         }
     }
 }

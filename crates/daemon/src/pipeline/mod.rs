@@ -1,0 +1,306 @@
+//! The whole way of an event, in order: source, table, journal, stream. One thread owns the first three; the
+//! publisher reads the journal and says how far the stream has it.
+//!
+//! Events and the device table they lead to are written in one transaction, and only then does anyone hear of
+//! them and may the source forget what they came from. After a crash the table is restored from the journal
+//! and the first scan finds the difference.
+
+mod backlog;
+mod commit;
+mod publish;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Device, DeviceTable, Event, Policy, Reason};
+use autoweave_usb_journal::{Commit, Journal};
+use autoweave_usb_source::{Batch, Source, Watch};
+use autoweave_usb_stream::Settings;
+use tracing::{error, info};
+
+use crate::exit::Failure;
+use crate::http::{Monitor, Severity};
+use crate::signals::Requests;
+use crate::stamp::{self, Stamp};
+
+pub use commit::tell_set_aside;
+pub use publish::settings;
+
+use backlog::Backlog;
+use publish::Publishing;
+
+/// The machine's boot, `/proc/sys/kernel/random/boot_id` on Linux. Persisted name.
+const META_BOOT_ID: &str = "boot_id";
+
+/// What the next first scan's differences are for. Persisted name.
+const META_NEXT_SCAN_REASON: &str = "next_scan_reason";
+
+/// The producer id that events are published under, where it is not the journal's own. Persisted name.
+const META_STREAM_PRODUCER: &str = "stream_producer";
+
+/// Who says in the health report that edges are held back.
+const BACKLOG: &str = "backlog";
+
+/// How soon edges that are held are to be told once the stream has caught up.
+const HELD_PATIENCE: Duration = Duration::from_millis(100);
+
+/// What a pipeline is made of.
+pub struct Parts {
+    /// Where observations come from.
+    pub source: Source,
+    /// Where they are written down.
+    pub journal: Journal,
+    /// The directory of the journal.
+    pub directory: PathBuf,
+    /// Bound of the journal.
+    pub max_events: u64,
+    /// Where events are published to; `None`: the journal itself is the stream.
+    pub redis: Option<Settings>,
+    /// Which of them.
+    pub policy: Policy,
+    /// The name of this machine in them.
+    pub host: String,
+    /// What the outside asks for.
+    pub requests: Arc<Requests>,
+    /// What the outside is told.
+    pub monitor: Arc<Monitor>,
+}
+
+/// The source, the table, the journal and the publisher.
+pub struct Pipeline {
+    watch: Watch,
+    journal: Journal,
+    stamp: Stamp,
+    requests: Arc<Requests>,
+    monitor: Arc<Monitor>,
+    /// What has to be kept for the stream; `None`: the journal itself is the stream.
+    backlog: Option<Backlog>,
+    publishing: Option<Publishing>,
+    is_held: bool,
+}
+
+/// What one step brought.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// Written down and to be told, in order.
+    pub events: Vec<Event>,
+    /// What else happened.
+    pub batch: Batch,
+}
+
+impl Pipeline {
+    /// Takes up where the journal ends: restores the table and tells what a reboot or another policy changed.
+    ///
+    /// # Errors
+    /// The journal cannot be read or written.
+    pub fn open(parts: Parts) -> Result<(Self, Vec<Event>), Failure> {
+        let Parts { source, journal, directory, max_events, redis, policy, host, requests, monitor } = parts;
+        let meta = |key| journal.meta(key).map_err(Failure::io);
+        let boot = BootId::read();
+        let rebooted = meta(META_BOOT_ID)?.zip(boot.0.as_ref()).is_some_and(|(then, now)| then != *now);
+        let reason = match meta(META_NEXT_SCAN_REASON)?.map(|word| word.parse()) {
+            _ if rebooted => Reason::Reboot,
+            Some(Ok(reason)) => reason,
+            Some(Err(_)) | None => Reason::Coldplug,
+        };
+        let (devices, damaged) = restore(&journal)?;
+        let backlog = redis.is_some().then(|| Backlog::restore(&journal, max_events)).transpose();
+        let backlog = backlog.map_err(Failure::io)?;
+        let mut watch = Watch::new(source, DeviceTable::restore(devices), reason);
+        let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
+        changes.extend(watch.set_policy(policy));
+        let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
+        let mut pipeline =
+            Self { watch, journal, stamp, requests, monitor, backlog, publishing: None, is_held: false };
+        pipeline.mind_backlog();
+        let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
+        let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
+        // In one transaction with what the reboot changed: a crash must not leave the one without the other.
+        let meta = boot_id.into_iter().chain([scan_reason]).collect();
+        let devices = damaged.into_iter().map(|port| (port, None)).collect();
+        let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
+        if let Some(settings) = redis {
+            let producer = pipeline.stream_producer()?;
+            let interrupter = pipeline.watch.source().interrupter();
+            let monitor = pipeline.monitor.clone();
+            pipeline.publishing =
+                Some(Publishing::start(settings, &directory, producer, monitor, interrupter)?);
+        }
+        Ok((pipeline, events))
+    }
+
+    /// Waits for something to happen, at most for `patience`, writes it down and has it published.
+    ///
+    /// # Errors
+    /// The source cannot go on, or the journal cannot be written and the daemon was asked to stop.
+    pub fn step(&mut self, patience: Duration) -> Result<Step, Failure> {
+        let patience = if self.is_held { patience.min(HELD_PATIENCE) } else { patience };
+        let mut batch = self.watch.next_batch(patience).map_err(Failure::unavailable)?;
+        let changes = std::mem::take(&mut batch.changes);
+        // From the first scan on, a later start that finds something different has missed it.
+        let meta = batch.scanned.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
+        let commit = Commit { meta: meta.into_iter().collect(), ..Commit::default() };
+        let events = self.commit_with(changes, commit)?;
+        self.watch.journaled();
+        self.attend_to_stream()?;
+        Ok(Step { events, batch })
+    }
+
+    /// Wakes the publisher, and takes in how far it is.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn attend_to_stream(&mut self) -> Result<(), Failure> {
+        let Some(publishing) = &mut self.publishing else { return Ok(()) };
+        let published_seq = publishing.published_seq();
+        let last_seq = self.journal.last_seq();
+        publishing.step(self.backlog.as_ref().map_or(0, |backlog| backlog.unpublished(last_seq)));
+        if publishing.take_producer_request() {
+            let producer = self.new_stream_producer()?;
+            if let Some(publishing) = &self.publishing {
+                publishing.resume_as(producer);
+            }
+        }
+        self.published(published_seq);
+        Ok(())
+    }
+
+    /// Publishes what can be published until `deadline`, the last that is published.
+    pub fn stop_publishing(&mut self, deadline: Instant) {
+        if let Some(publishing) = self.publishing.take() {
+            let published_seq = publishing.stop(deadline);
+            self.published(published_seq);
+        }
+    }
+
+    /// Publishes by other settings from now on, if it publishes.
+    pub fn set_redis(&self, settings: Settings) {
+        if let Some(publishing) = &self.publishing {
+            publishing.reload(settings);
+        }
+    }
+
+    /// Publishes by another policy from now on.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn set_policy(&mut self, policy: Policy) -> Result<Vec<Event>, Failure> {
+        let changes = self.watch.set_policy(policy);
+        self.commit(changes)
+    }
+
+    /// Keeps another number of events from now on.
+    pub fn set_max_events(&mut self, max_events: u64) {
+        self.journal.set_max_events(max_events);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.set_max_events(max_events);
+            self.mind_backlog();
+        }
+    }
+
+    /// Writes down what still waits for the end of a debounce window, and closes the journal.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn finish(mut self) -> Result<Vec<Event>, Failure> {
+        let changes = self.watch.flush();
+        let events = self.commit(changes)?;
+        if let Some(published) = self.backlog.as_mut().and_then(Backlog::save) {
+            self.write(&Commit { meta: vec![published], ..Commit::default() })?;
+        }
+        self.watch.journaled();
+        self.journal.close().map_err(Failure::io)?;
+        Ok(events)
+    }
+
+    /// The producer id to publish under.
+    fn stream_producer(&self) -> Result<String, Failure> {
+        let chosen = self.journal.meta(META_STREAM_PRODUCER).map_err(Failure::io)?;
+        Ok(chosen.unwrap_or_else(|| self.journal.producer().to_owned()))
+    }
+
+    /// Draws another producer id to publish under, and writes it down.
+    fn new_stream_producer(&mut self) -> Result<String, Failure> {
+        let producer = stamp::new_producer();
+        let meta = vec![(META_STREAM_PRODUCER, producer.clone())];
+        self.commit_with(Vec::new(), Commit { meta, ..Commit::default() })?;
+        Ok(producer)
+    }
+
+    /// The stream has acknowledged the events up to `seq`: their rows may go when there are too many.
+    fn published(&mut self, seq: u64) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.published(seq);
+            self.mind_backlog();
+        }
+    }
+
+    /// How many events the stream has never acknowledged.
+    pub fn unpublished(&self) -> u64 {
+        self.backlog.as_ref().map_or(0, |backlog| backlog.unpublished(self.journal.last_seq()))
+    }
+
+    /// Why nothing can be published now, if so.
+    pub fn publishing_problem(&self) -> Option<String> {
+        self.publishing.as_ref().and_then(Publishing::problem)
+    }
+
+    /// The source and the table.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// A journal full of events that the stream lacks takes no more: edges are held until there is room.
+    fn mind_backlog(&mut self) {
+        let Some(backlog) = &self.backlog else { return };
+        self.journal.need_after(backlog.published_seq());
+        let is_full = backlog.is_full(self.journal.last_seq());
+        if is_full == self.is_held {
+            return;
+        }
+        self.is_held = is_full;
+        self.watch.hold(is_full);
+        if is_full {
+            let why = "the journal is full of events that the stream lacks (journal.max_events): until it catches up, \
+                       a port's edges are joined into their net effect";
+            error!("{why}");
+            self.monitor.update(|status| status.raise(BACKLOG, Severity::Degraded, why.to_owned()));
+        } else {
+            info!("the journal has room again: what happened meanwhile is written down as its net effect");
+            self.monitor.update(|status| status.clear(BACKLOG));
+        }
+    }
+}
+
+/// The devices that were connected when the journal was last written, and the rows that are damaged.
+fn restore(journal: &Journal) -> Result<(Vec<Device>, Vec<String>), Failure> {
+    let (mut devices, mut damaged) = (Vec::new(), Vec::new());
+    for (row, json) in journal.restore().map_err(Failure::io)? {
+        match serde_json::from_str::<Device>(&json) {
+            Ok(device) if device.port().to_string() == row => devices.push(device),
+            _ => {
+                error!(
+                    "the journal's row of the device in {row:?} is damaged; the device is taken for unplugged"
+                );
+                damaged.push(row);
+            }
+        }
+    }
+    Ok((devices, damaged))
+}
+
+struct BootId(Option<String>);
+
+impl BootId {
+    fn read() -> Self {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self(id.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
+    }
+}

@@ -1,0 +1,62 @@
+//! A journal full of events that the stream lacks.
+
+use autoweave_usb_testbus::{Bus, Device};
+
+use crate::harness::{Daemon, StateDir, devices, last_seq};
+use crate::invariants::{on_bus, places};
+use crate::redis_server::{Server, health, start_at, wait_until_published};
+
+const MAX_EVENTS: u64 = 1000;
+
+/// What one batch may add beyond the bound before it is noticed, and what the ports may when it is over.
+const BEYOND: u64 = 512 + 2 * 11;
+
+fn start(bus: &Bus, state: &StateDir, server: &Server) -> Daemon {
+    let max_events = MAX_EVENTS.to_string();
+    start_at(bus, state, &[("REDIS_URL", &server.url()), ("AUTOWEAVE_USB__JOURNAL__MAX_EVENTS", &max_events)])
+}
+
+fn is_full() -> bool {
+    let health = health();
+    health["status"] == "degraded" && health["reasons"].to_string().contains("joined into their net effect")
+}
+
+#[test]
+fn when_it_is_full_edges_become_their_net_effect_and_nothing_that_is_needed_goes() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    let ports: Vec<String> = (1..=10).map(|port| format!("1-{port}")).collect();
+    for (number, port) in (0..).zip(&ports) {
+        bus.plug_silent(port, &Device::numbered(number)).unwrap();
+    }
+    let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+    let mut server = Server::start();
+    let state = StateDir::new();
+    let daemon = start(&bus, &state, &server);
+    bus.cycle(&ports, 20).unwrap();
+    wait_until_published(&daemon, &state, &server);
+    let published = last_seq(&state);
+    assert_eq!(published, 11 + 2 * 10 * 20);
+
+    server.kill();
+    bus.cycle(&ports, 200).unwrap();
+    daemon.wait_until("the journal is full", is_full);
+    bus.cycle(&ports, 200).unwrap();
+    daemon.kill();
+    let daemon = start(&bus, &state, &server);
+    daemon.wait_until("it knows that the journal is full", is_full);
+    bus.cycle(&ports, 200).unwrap();
+    bus.unplug("1-1").unwrap();
+    bus.plug("1-11", &Device::receiver()).unwrap();
+    let grown = last_seq(&state) - published;
+    assert!((MAX_EVENTS..=MAX_EVENTS + BEYOND).contains(&grown), "{grown} events wait");
+
+    server.restart();
+    daemon.wait_until("what happened meanwhile is told", || places(&devices(&state)) == on_bus(&bus));
+    wait_until_published(&daemon, &state, &server);
+    assert_eq!(health()["status"], "ok");
+    daemon.stop();
+    let entries = server.entries();
+    let seqs = entries.iter().map(|entry| &entry.iter().find(|(name, _)| name == "seq").unwrap().1);
+    assert!(seqs.eq((1..=last_seq(&state)).map(|seq| seq.to_string()).collect::<Vec<_>>().iter()));
+}

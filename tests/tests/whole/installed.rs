@@ -1,0 +1,47 @@
+//! What only some tests need and `cargo xtask test` installs beside what cargo builds.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::redis_server::Program;
+
+/// Valkey, of the system or from Debian's packages.
+pub fn valkey() -> Option<Program> {
+    let unpacked = directory().join("valkey/usr/bin");
+    let in_directory = |directory: PathBuf| Program {
+        server: directory.join("valkey-server"),
+        check_aof: directory.join("valkey-check-aof"),
+    };
+    let found = [in_directory(PathBuf::new()), in_directory(unpacked)];
+    let starts = |program: &Program| starts(Command::new(&program.server));
+    found.into_iter().find(starts).or_else(|| skip("valkey-server"))
+}
+
+/// The directory `node_modules` with the npm package ioredis, for a `node` that is there.
+pub fn node_modules() -> Option<PathBuf> {
+    let modules = directory().join("node/node_modules");
+    if !starts(Command::new("node")) {
+        return skip("node");
+    }
+    if modules.join("ioredis").is_dir() { Some(modules) } else { skip("the npm package ioredis") }
+}
+
+/// `target/test-tools`; this test is `target/debug/deps/whole-…`.
+fn directory() -> PathBuf {
+    let own = env::current_exe().unwrap();
+    own.ancestors().nth(3).unwrap().join("test-tools")
+}
+
+fn starts(mut command: Command) -> bool {
+    let quiet = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
+
+/// Says that a test is not run for want of `what`, which in CI is a failure.
+fn skip<T>(what: &str) -> Option<T> {
+    let missing = format!("{what} is missing: run `cargo xtask test`, which installs it");
+    assert!(env::var_os("CI").is_none_or(|ci| ci != "true"), "{missing}");
+    eprintln!("SKIPPED: {missing}");
+    None
+}

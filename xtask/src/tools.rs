@@ -1,0 +1,115 @@
+//! Servers and packages that only some tests need, put into `target/test-tools`: nothing of the system is changed
+//! for them but what Debian's own packages add.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use crate::step::{command, need, need_bare, run, succeeds, target_directory};
+
+/// Debian 12 has Valkey in its backports, which few machines have among their sources.
+const BACKPORTS: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
+                         http://deb.debian.org/debian bookworm-backports main\n";
+
+/// The packages of Valkey; the libraries they need are those of Debian's Redis.
+const VALKEY: [&str; 2] = ["valkey-server", "valkey-tools"];
+
+/// What npm is told to install, and in which versions.
+const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
+
+/// Installs what is missing. Where that cannot be done the tests that need it are skipped, which is said; under
+/// `CI=true` it is an error.
+///
+/// # Errors
+/// In CI, what cannot be installed and why.
+pub fn install() -> Result<(), String> {
+    let directory = target_directory()?.join("test-tools");
+    or_skip("Valkey", valkey(&directory.join("valkey")))?;
+    or_skip("a consumer in Node", node(&directory.join("node")))
+}
+
+fn or_skip(what: &str, outcome: Result<(), String>) -> Result<(), String> {
+    let Err(error) = outcome else { return Ok(()) };
+    if env::var_os("CI").is_some_and(|ci| ci == "true") {
+        return Err(error);
+    }
+    println!("WARNING: the tests with {what} WILL BE SKIPPED: {error}");
+    Ok(())
+}
+
+/// Unpacks Valkey without installing it: Debian's packages of it and of Redis may be on one machine, but it would
+/// start as a service.
+fn valkey(directory: &Path) -> Result<(), String> {
+    let unpacked = directory.join("usr/bin/valkey-server");
+    if succeeds(&["valkey-server", "--version"]) || succeeds(&[text(&unpacked)?, "--version"]) {
+        return Ok(());
+    }
+    let lists = directory.join("apt/lists");
+    let cache = directory.join("apt/cache");
+    for directory in [lists.join("partial"), cache.join("archives/partial")] {
+        fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    }
+    let sources = directory.join("apt/sources.list");
+    fs::write(&sources, BACKPORTS).map_err(|error| format!("{}: {error}", sources.display()))?;
+    let apt = |words: &[&str]| {
+        let mut apt = command(&["apt-get", "-o", "Dir::Etc::SourceParts=/dev/null"]);
+        for (option, path) in
+            [("Dir::Etc::SourceList", &sources), ("Dir::State::Lists", &lists), ("Dir::Cache", &cache)]
+        {
+            apt.arg("-o").arg(format!("{option}={}", path.display()));
+        }
+        apt.args(words).current_dir(directory);
+        run(apt)
+    };
+    apt(&["update"])?;
+    apt(&[&["download"], &VALKEY[..]].concat())?;
+    for package in packages(directory)? {
+        run(command(&["dpkg-deb", "--extract", text(&package)?, text(directory)?]))?;
+    }
+    run(command(&[text(&unpacked)?, "--version"]))
+}
+
+/// The packages downloaded into `directory`.
+fn packages(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
+}
+
+fn node(directory: &Path) -> Result<(), String> {
+    need("node", "nodejs")?;
+    let wanted = Path::new("tests/node");
+    let is_current = |name: &&str| {
+        let read = |directory: &Path| fs::read(directory.join(name)).ok();
+        read(directory) == read(wanted)
+    };
+    if NPM_FILES.iter().all(is_current) && directory.join("node_modules/ioredis").is_dir() {
+        return Ok(());
+    }
+    need_bare("npm", "npm")?;
+    fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    for name in NPM_FILES {
+        fs::copy(wanted.join(name), directory.join(name)).map_err(|error| format!("{name}: {error}"))?;
+    }
+    let mut npm = command(&["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    npm.current_dir(directory);
+    run(npm)
+}
+
+fn text(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("{}: not UTF-8", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_are_found_by_their_name() {
+        let directory = env::temp_dir().join(format!("autoweave-usb-xtask-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("valkey-server_8_amd64.deb"), "").unwrap();
+        fs::write(directory.join("other"), "").unwrap();
+        assert_eq!(packages(&directory), Ok(vec![directory.join("valkey-server_8_amd64.deb")]));
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
