@@ -10,7 +10,7 @@ use crate::harness::{Daemon, StateDir, events, last_seq};
 use crate::invariants::{check, text};
 use crate::program::files;
 use crate::redis_server::{
-    Entry, MARKS, STREAM, Server, compare, health, is_degraded, start, start_at, url, wait_until_published,
+    Entry, MARKS, STREAM, Server, compare, health, start, start_at, url, wait_until_published,
 };
 
 const PORTS: [&str; 4] = ["1-1", "1-2", "1-3", "1-4"];

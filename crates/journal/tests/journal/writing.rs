@@ -243,7 +243,7 @@ fn a_journal_removed_under_its_writer_is_no_journal_any_more() {
     append(&mut journal, 3);
     let producer = journal.producer().to_owned();
     for file in ["journal.db", "journal.db-wal", "journal.db-shm"] {
-        std::fs::remove_file(dir.path().join(file)).unwrap();
+        fs::remove_file(dir.path().join(file)).unwrap();
     }
     let new = NewEvent { event_id: event_id(4), event: "{}".to_owned() };
     let commit = Commit { first_seq: 4, events: vec![new], ..Commit::default() };
