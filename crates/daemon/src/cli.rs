@@ -127,7 +127,8 @@ pub struct Events {
     /// Read the Redis stream, not the journal
     #[arg(long, conflicts_with = "state_dir")]
     pub redis: bool,
-    /// Read the Redis stream as a consumer group: print and acknowledge what it did not acknowledge before
+    /// Read the Redis stream as a consumer group: print and acknowledge what it did not acknowledge before. All that
+    /// read as one group on one host are one consumer: run one at a time, or each prints what another is printing
     #[arg(
         long,
         value_name = "NAME",
@@ -176,6 +177,9 @@ pub struct Replay {
     /// The recording
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Publish the events to the configured Redis, too
+    #[arg(long)]
+    pub redis: bool,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -195,6 +199,9 @@ pub struct Simulate {
     /// Plugs and unplugs a second; 0 for as fast as they are written down
     #[arg(long, value_name = "PER_SECOND", default_value_t = 100)]
     pub rate: u32,
+    /// Publish the events to the configured Redis, too
+    #[arg(long)]
+    pub redis: bool,
     /// Print the events, one JSON object a line
     #[arg(long)]
     pub json: bool,

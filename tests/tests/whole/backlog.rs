@@ -2,8 +2,9 @@
 
 use autoweave_usb_testbus::{Bus, Device};
 
-use crate::harness::{Daemon, StateDir, devices, last_seq};
+use crate::harness::{Daemon, StateDir, command, devices, last_seq};
 use crate::invariants::{on_bus, places};
+use crate::program::finish;
 use crate::redis_server::{Server, health, start_at, wait_until_published};
 
 const MAX_EVENTS: u64 = 1000;
@@ -59,4 +60,40 @@ fn when_it_is_full_edges_become_their_net_effect_and_nothing_that_is_needed_goes
     let entries = server.entries();
     let seqs = entries.iter().map(|entry| &entry.iter().find(|(name, _)| name == "seq").unwrap().1);
     assert!(seqs.eq((1..=last_seq(&state)).map(|seq| seq.to_string()).collect::<Vec<_>>().iter()));
+}
+
+#[test]
+fn what_was_never_published_is_kept_over_restarts_until_there_is_a_redis() {
+    let mut bus = Bus::enter().unwrap();
+    let mut server = Server::start();
+    server.kill();
+    let state = StateDir::new();
+    bus.plug_silent("1-1", &Device::numbered(1)).unwrap();
+    for _ in 0..3 {
+        let daemon = start(&bus, &state, &server);
+        let told = last_seq(&state) + bus.cycle(&["1-1"], 200).unwrap();
+        daemon.wait_until("they are written down", || last_seq(&state) >= told || is_full());
+        daemon.stop();
+    }
+    assert!(last_seq(&state) >= MAX_EVENTS);
+    server.restart();
+    let daemon = start(&bus, &state, &server);
+    wait_until_published(&daemon, &state, &server);
+    daemon.stop();
+    assert_eq!(server.entries().len() as u64, last_seq(&state));
+}
+
+#[test]
+fn what_is_simulated_is_in_the_stream_when_the_command_ends_and_only_if_asked_for() {
+    let server = Server::start();
+    let simulate = |arguments: &[&str]| {
+        let url = server.url();
+        let env = [("REDIS_URL", url.as_str()), ("AUTOWEAVE_USB__JOURNAL__MAX_EVENTS", "20")];
+        let simulate = ["simulate", "--devices", "50", "--cycles", "20", "--rate", "0", "--json"];
+        finish(command(&env).args(simulate).args(arguments)).ok().stdout.lines().count() as u64
+    };
+    assert_eq!((simulate(&[]), server.length()), (2000, 0));
+    let told = simulate(&["--redis"]);
+    assert_eq!(server.length(), told);
+    assert!(told < 2000, "the journal was full, and {told} events are what it came to");
 }

@@ -16,13 +16,14 @@ use std::time::Duration;
 use autoweave_usb_device::Policy;
 use autoweave_usb_journal as journal;
 use autoweave_usb_source::{Kind, OpenError, Options, Source};
+use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
 use tracing::warn;
 
 use crate::cli::{Arguments, Command, Common};
 use crate::config::{self, Chain, Config, Loaded, SourceName};
 use crate::exit::Failure;
-use crate::show;
+use crate::{pipeline, show};
 
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -121,6 +122,16 @@ fn options(config: &Config, kind: Kind) -> Options {
     // 32 bits fit everywhere the daemon runs.
     let receive_buffer_bytes = usize::try_from(config.source.receive_buffer_bytes).unwrap_or(usize::MAX);
     Options { kind, interval: config.monitoring.interval, receive_buffer_bytes }
+}
+
+/// How to reach the Redis that was asked for.
+fn redis(config: &Config) -> Result<Settings, Failure> {
+    pipeline::settings(config).ok_or_else(|| {
+        Failure::unavailable(
+            "no Redis is configured: set redis.host or redis.url in the configuration file, or $REDIS_HOST or \
+             $REDIS_URL",
+        )
+    })
 }
 
 fn policy(config: &Config) -> Policy {

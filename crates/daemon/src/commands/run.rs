@@ -49,10 +49,13 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let patience = if redis.is_some() { config.monitoring.interval } else { PATIENCE };
     let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
+    let restored = pipeline::restore(&journal)?;
+    restored.tell(&journal, &monitor);
     let server = serve(config, &monitor, &directory)?;
     let (pipeline, events) = Pipeline::open(Parts {
         source,
         journal,
+        restored,
         directory: directory.clone(),
         max_events: config.journal.max_events,
         redis,

@@ -42,7 +42,8 @@ pub fn simulate(common: &Common, arguments: &Simulate) -> Result<(), Failure> {
     }
     let print = if arguments.json { Print::Json } else { Print::Nothing };
     let kind = Kind::Simulate(simulation);
-    feed(&loaded, kind, policy, arguments.state_dir.as_deref(), print, Some(simulation.edges()))
+    let (state_dir, edges) = (arguments.state_dir.as_deref(), Some(simulation.edges()));
+    feed(&loaded, Feed { kind, policy, state_dir, publishes: arguments.redis, print, edges })
 }
 
 pub fn replay(common: &Common, arguments: &Replay) -> Result<(), Failure> {
@@ -50,20 +51,27 @@ pub fn replay(common: &Common, arguments: &Replay) -> Result<(), Failure> {
     let policy = super::policy(&loaded.config);
     let print = if arguments.json { Print::Json } else { Print::Lines };
     let kind = Kind::Replay(arguments.file.clone());
-    feed(&loaded, kind, policy, arguments.state_dir.as_deref(), print, None)
+    let state_dir = arguments.state_dir.as_deref();
+    feed(&loaded, Feed { kind, policy, state_dir, publishes: arguments.redis, print, edges: None })
 }
 
-fn feed(
-    loaded: &Loaded,
+/// What goes through the pipeline, and where to.
+struct Feed<'a> {
     kind: Kind,
     policy: Policy,
-    state_dir: Option<&Path>,
+    state_dir: Option<&'a Path>,
+    /// Whether to the configured Redis, too.
+    publishes: bool,
     print: Print,
+    /// How many there will be, if that is known.
     edges: Option<u64>,
-) -> Result<(), Failure> {
+}
+
+fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
+    let Feed { kind, policy, state_dir, publishes, print, edges } = feed;
     let config = &loaded.config;
     let source = Source::open(&super::options(config, kind)).map_err(Failure::unavailable)?;
-    let mut redis = pipeline::settings(config);
+    let mut redis = if publishes { Some(super::redis(config)?) } else { None };
     if let Some(redis) = redis.as_mut().filter(|_| !loaded.is_set("performance.max_events_per_second")) {
         redis.max_events_per_second = None;
     }
@@ -76,6 +84,7 @@ fn feed(
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
     let (mut pipeline, events) = Pipeline::open(Parts {
         source,
+        restored: pipeline::restore(&journal)?,
         journal,
         directory: directory.clone(),
         max_events: config.journal.max_events,
@@ -105,7 +114,11 @@ fn feed(
         }
     }
     if outcome.is_ok() {
-        outcome = until_published(&mut pipeline, &requests);
+        outcome =
+            until_published(&mut pipeline, &requests, config.performance.shutdown_timeout, &mut |events| {
+                count += tell(events, print)?;
+                Ok(())
+            });
     }
     let tallies = pipeline.watch().table().tallies();
     count += tell(&pipeline.finish()?, print)?;
@@ -126,16 +139,30 @@ fn feed(
     outcome
 }
 
-/// What is simulated or replayed with a Redis configured is to be there when the command ends.
-fn until_published(pipeline: &mut Pipeline, requests: &Requests) -> Result<(), Failure> {
+/// What was simulated or replayed is to be in the stream when the command ends, what was held included. A Redis that
+/// fails for longer than `patience` ends the wait.
+fn until_published(
+    pipeline: &mut Pipeline,
+    requests: &Requests,
+    patience: Duration,
+    on_events: &mut impl FnMut(&[Event]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut failing_since = None;
     loop {
         pipeline.attend_to_stream()?;
+        on_events(&pipeline.flush()?)?;
         let waiting = pipeline.unpublished();
-        if waiting == 0 {
+        if waiting == 0 && !pipeline.is_held() {
             return Ok(());
         }
-        if let Some(problem) = pipeline.publishing_problem() {
-            return Err(Failure::unavailable(format!("{waiting} events are not published: {problem}")));
+        let problem = pipeline.publishing_problem();
+        let since = failing_since.get_or_insert_with(Instant::now);
+        match problem {
+            Some(problem) if since.elapsed() >= patience => {
+                return Err(Failure::unavailable(format!("{waiting} events are not published: {problem}")));
+            }
+            Some(_) => {}
+            None => failing_since = None,
         }
         if requests.wait_for_stop(PUBLISHED_PAUSE) {
             return Err(Failure::interrupted());

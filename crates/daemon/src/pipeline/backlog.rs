@@ -8,11 +8,13 @@ const META_PUBLISHED_SEQ: &str = "published_seq";
 /// The part of the journal that must be kept for the stream.
 #[derive(Debug)]
 pub struct Backlog {
-    /// Up to where the stream has ever acknowledged the events. A server that lost some gets again what is still
-    /// kept of them, but does not make live events wait for that.
+    /// Up to where the stream has the events now, as far as is known: what is behind is kept.
+    needed_after: u64,
+    /// Up to where it has ever acknowledged them: what is behind is counted. A server that lost some gets them again
+    /// without making live events wait for that; so at most twice the bound is kept.
     published_seq: u64,
-    /// What the journal has of [`Self::published_seq`].
-    saved_seq: u64,
+    /// What the journal has of it.
+    saved_seq: Option<u64>,
     max_events: u64,
 }
 
@@ -22,19 +24,20 @@ impl Backlog {
     /// # Errors
     /// The journal cannot be read.
     pub fn restore(journal: &Journal, max_events: u64) -> Result<Self, ReadError> {
-        let saved = journal.meta(META_PUBLISHED_SEQ)?.and_then(|text| text.parse().ok());
-        let published_seq = saved.map_or(journal.last_seq(), |seq: u64| seq.min(journal.last_seq()));
-        Ok(Self { published_seq, saved_seq: saved.unwrap_or(0), max_events })
+        let saved_seq = journal.meta(META_PUBLISHED_SEQ)?.and_then(|text| text.parse().ok());
+        let published_seq = saved_seq.map_or(journal.last_seq(), |seq: u64| seq.min(journal.last_seq()));
+        Ok(Self { needed_after: published_seq, published_seq, saved_seq, max_events })
     }
 
-    /// The stream has acknowledged the events up to `seq`.
+    /// The stream has the events up to `seq`.
     pub fn published(&mut self, seq: u64) {
+        self.needed_after = seq;
         self.published_seq = self.published_seq.max(seq);
     }
 
-    /// See [`Self::published`].
-    pub fn published_seq(&self) -> u64 {
-        self.published_seq
+    /// The events behind this one have to be kept.
+    pub fn needed_after(&self) -> u64 {
+        self.needed_after
     }
 
     /// Another bound of the journal.
@@ -54,7 +57,7 @@ impl Backlog {
 
     /// What the journal is to remember now, if it does not yet.
     pub fn save(&mut self) -> Option<(&'static str, String)> {
-        let is_saved = std::mem::replace(&mut self.saved_seq, self.published_seq) == self.published_seq;
-        (!is_saved).then(|| (META_PUBLISHED_SEQ, self.published_seq.to_string()))
+        let saved_seq = self.saved_seq.replace(self.published_seq);
+        (saved_seq != Some(self.published_seq)).then(|| (META_PUBLISHED_SEQ, self.published_seq.to_string()))
     }
 }

@@ -58,19 +58,24 @@ impl Pipeline {
             commit.first_seq = self.journal.last_seq() + 1;
             self.write(&commit)?;
             self.mind_backlog();
-            self.tell_monitor(&events);
+            self.count(&events);
+            self.tell_monitor();
         }
         Ok(events)
     }
 
     /// What is committed is what the outside may see, and in the embedded log it is acknowledged with that.
-    fn tell_monitor(&self, events: &[Event]) {
+    fn count(&self, events: &[Event]) {
         for event in events {
             self.monitor.metrics.event(event);
             if self.backlog.is_none() {
                 self.monitor.metrics.acknowledged_now(event.timestamp);
             }
         }
+    }
+
+    /// Tells how the source, the table and the journal are.
+    pub(super) fn tell_monitor(&self) {
         let table = self.watch.table();
         self.monitor.metrics.tallies(&table.tallies());
         let source = self.watch.source();

@@ -52,6 +52,8 @@ pub struct Parts {
     pub source: Source,
     /// Where they are written down.
     pub journal: Journal,
+    /// What it ends with.
+    pub restored: Restored,
     /// The directory of the journal.
     pub directory: PathBuf,
     /// Bound of the journal.
@@ -79,6 +81,7 @@ pub struct Pipeline {
     backlog: Option<Backlog>,
     publishing: Option<Publishing>,
     is_held: bool,
+    has_scanned: bool,
 }
 
 /// What one step brought.
@@ -96,7 +99,18 @@ impl Pipeline {
     /// # Errors
     /// The journal cannot be read or written.
     pub fn open(parts: Parts) -> Result<(Self, Vec<Event>), Failure> {
-        let Parts { source, journal, directory, max_events, redis, policy, host, requests, monitor } = parts;
+        let Parts {
+            source,
+            journal,
+            restored,
+            directory,
+            max_events,
+            redis,
+            policy,
+            host,
+            requests,
+            monitor,
+        } = parts;
         let meta = |key| journal.meta(key).map_err(Failure::io);
         let boot = BootId::read();
         let rebooted = meta(META_BOOT_ID)?.zip(boot.0.as_ref()).is_some_and(|(then, now)| then != *now);
@@ -105,21 +119,30 @@ impl Pipeline {
             Some(Ok(reason)) => reason,
             Some(Err(_)) | None => Reason::Coldplug,
         };
-        let (devices, damaged) = restore(&journal)?;
         let backlog = redis.is_some().then(|| Backlog::restore(&journal, max_events)).transpose();
         let backlog = backlog.map_err(Failure::io)?;
-        let mut watch = Watch::new(source, DeviceTable::restore(devices), reason);
+        let mut watch = Watch::new(source, DeviceTable::restore(restored.devices), reason);
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
         let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
-        let mut pipeline =
-            Self { watch, journal, stamp, requests, monitor, backlog, publishing: None, is_held: false };
+        let mut pipeline = Self {
+            watch,
+            journal,
+            stamp,
+            requests,
+            monitor,
+            backlog,
+            publishing: None,
+            is_held: false,
+            has_scanned: false,
+        };
         pipeline.mind_backlog();
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
-        let meta = boot_id.into_iter().chain([scan_reason]).collect();
-        let devices = damaged.into_iter().map(|port| (port, None)).collect();
+        let published = pipeline.backlog.as_mut().and_then(Backlog::save);
+        let meta = boot_id.into_iter().chain([scan_reason]).chain(published).collect();
+        let devices = restored.damaged.into_iter().map(|port| (port, None)).collect();
         let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
         if let Some(settings) = redis {
             let producer = pipeline.stream_producer()?;
@@ -140,9 +163,13 @@ impl Pipeline {
         let mut batch = self.watch.next_batch(patience).map_err(Failure::unavailable)?;
         let changes = std::mem::take(&mut batch.changes);
         // From the first scan on, a later start that finds something different has missed it.
-        let meta = batch.scanned.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
+        let is_first_scan = batch.scanned && !std::mem::replace(&mut self.has_scanned, true);
+        let meta = is_first_scan.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
         let commit = Commit { meta: meta.into_iter().collect(), ..Commit::default() };
         let events = self.commit_with(changes, commit)?;
+        if batch.scanned {
+            self.tell_monitor();
+        }
         self.watch.journaled();
         self.attend_to_stream()?;
         Ok(Step { events, batch })
@@ -200,13 +227,21 @@ impl Pipeline {
         }
     }
 
-    /// Writes down what still waits for the end of a debounce window, and closes the journal.
+    /// Writes down what still waits for the end of a debounce window.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn flush(&mut self) -> Result<Vec<Event>, Failure> {
+        let changes = self.watch.flush();
+        self.commit(changes)
+    }
+
+    /// Writes down what still waits, and closes the journal.
     ///
     /// # Errors
     /// As [`Self::step`].
     pub fn finish(mut self) -> Result<Vec<Event>, Failure> {
-        let changes = self.watch.flush();
-        let events = self.commit(changes)?;
+        let events = self.flush()?;
         if let Some(published) = self.backlog.as_mut().and_then(Backlog::save) {
             self.write(&Commit { meta: vec![published], ..Commit::default() })?;
         }
@@ -230,8 +265,8 @@ impl Pipeline {
     }
 
     /// The stream has acknowledged the events up to `seq`: their rows may go when there are too many.
-    fn published(&mut self, seq: u64) {
-        if let Some(backlog) = &mut self.backlog {
+    fn published(&mut self, seq: Option<u64>) {
+        if let (Some(backlog), Some(seq)) = (&mut self.backlog, seq) {
             backlog.published(seq);
             self.mind_backlog();
         }
@@ -240,6 +275,11 @@ impl Pipeline {
     /// How many events the stream has never acknowledged.
     pub fn unpublished(&self) -> u64 {
         self.backlog.as_ref().map_or(0, |backlog| backlog.unpublished(self.journal.last_seq()))
+    }
+
+    /// Whether edges wait for the stream to catch up.
+    pub fn is_held(&self) -> bool {
+        self.is_held
     }
 
     /// Why nothing can be published now, if so.
@@ -260,7 +300,7 @@ impl Pipeline {
     /// A journal full of events that the stream lacks takes no more: edges are held until there is room.
     fn mind_backlog(&mut self) {
         let Some(backlog) = &self.backlog else { return };
-        self.journal.need_after(backlog.published_seq());
+        self.journal.need_after(backlog.needed_after());
         let is_full = backlog.is_full(self.journal.last_seq());
         if is_full == self.is_held {
             return;
@@ -279,8 +319,27 @@ impl Pipeline {
     }
 }
 
-/// The devices that were connected when the journal was last written, and the rows that are damaged.
-fn restore(journal: &Journal) -> Result<(Vec<Device>, Vec<String>), Failure> {
+/// What the journal ends with.
+pub struct Restored {
+    /// The devices that were connected when it was last written.
+    devices: Vec<Device>,
+    /// The rows that are damaged.
+    damaged: Vec<String>,
+}
+
+impl Restored {
+    /// Tells those who ask before anything new is written.
+    pub fn tell(&self, journal: &Journal, monitor: &Monitor) {
+        let devices: Vec<Arc<Device>> = self.devices.iter().cloned().map(Arc::new).collect();
+        monitor.committed(journal.last_seq(), devices.iter());
+    }
+}
+
+/// Reads what the journal ends with.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn restore(journal: &Journal) -> Result<Restored, Failure> {
     let (mut devices, mut damaged) = (Vec::new(), Vec::new());
     for (row, json) in journal.restore().map_err(Failure::io)? {
         match serde_json::from_str::<Device>(&json) {
@@ -293,7 +352,7 @@ fn restore(journal: &Journal) -> Result<(Vec<Device>, Vec<String>), Failure> {
             }
         }
     }
-    Ok((devices, damaged))
+    Ok(Restored { devices, damaged })
 }
 
 struct BootId(Option<String>);

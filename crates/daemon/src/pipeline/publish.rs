@@ -71,9 +71,10 @@ impl Publishing {
         Ok(Self { publisher, needs_producer, monitor, errors_told: 0 })
     }
 
-    /// Up to where the stream has acknowledged the events, as far as this process was told.
-    pub fn published_seq(&self) -> u64 {
-        self.publisher.published_seq()
+    /// Up to where the stream has the events, once it has said so.
+    pub fn published_seq(&self) -> Option<u64> {
+        let status = self.publisher.status();
+        status.unpublished.map(|_| status.published_seq)
     }
 
     /// Events were committed, or a notice came: has them published, and passes on how it goes. As long as the server
@@ -127,12 +128,12 @@ impl Publishing {
     }
 
     /// Publishes what can be published until `deadline`; returns up to where the stream acknowledged it.
-    pub fn stop(self, deadline: Instant) -> u64 {
+    pub fn stop(self, deadline: Instant) -> Option<u64> {
         let status = self.publisher.stop(deadline);
         if status.unpublished != Some(0) {
             warn!(waiting = status.unpublished, "not all events are published; the next start goes on");
         }
-        status.published_seq
+        status.unpublished.map(|_| status.published_seq)
     }
 }
 

@@ -18,7 +18,11 @@ impl DeviceTable {
         }
         // Whoever had the name and is gone must be known to be gone before its name comes back.
         for other in self.published_as(&name, *port) {
-            self.close_window(other, out);
+            if self.is_held {
+                self.detach_held(other, out);
+            } else {
+                self.close_window(other, out);
+            }
         }
         name
     }

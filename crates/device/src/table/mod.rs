@@ -230,7 +230,11 @@ impl DeviceTable {
             }
         }
         for port in newly_hidden.into_iter().rev().chain(newly_shown) {
-            self.settle(port, Pending::one(cause), &mut out);
+            if self.is_held {
+                self.edge(port, cause, &mut out);
+            } else {
+                self.settle(port, Pending::one(cause), &mut out);
+            }
         }
         out
     }
@@ -423,6 +427,8 @@ impl DeviceTable {
         if let Some(device) = detach {
             if has_left {
                 self.flush_below(port, pending.last, out);
+            } else {
+                self.settle_hidden_below(port, out);
             }
             let (edges, timestamp) = match &attach {
                 Some(_) => (1, pending.left_at.unwrap_or(pending.last.at.wall_ms)),
@@ -446,6 +452,25 @@ impl DeviceTable {
         let state = self.ports.get(&hub);
         if state.and_then(|state| state.window.as_ref()).is_some_and(|window| window.pending.is_some()) {
             self.close_window(hub, out);
+        }
+    }
+
+    /// What a filter hides below a hub that it hides, too, is told to have left before the hub.
+    fn settle_hidden_below(&mut self, hub: Port, out: &mut Vec<Change>) {
+        for child in self.below(hub).into_iter().rev() {
+            if self.wanted(child).is_none() && self.state(child).published.is_some() {
+                self.close_window(child, out);
+            }
+        }
+    }
+
+    /// Tells only that what was published in `port` has left; what is there now waits on.
+    fn detach_held(&mut self, port: Port, out: &mut Vec<Change>) {
+        let pending = self.state(port).window.as_ref().and_then(|window| window.pending);
+        let Some(Pending { last, .. }) = pending else { return };
+        self.flush_below(port, last, out);
+        if let Some(device) = self.state(port).published.take() {
+            out.push(last.change(Action::Detach, device, 1, last.at.wall_ms));
         }
     }
 

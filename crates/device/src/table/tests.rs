@@ -434,6 +434,7 @@ enum Step {
     Overrun,
     Wait(u64),
     Hold(bool),
+    Filter(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -446,6 +447,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Overrun),
         2 => (0..80u64).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Hold),
+        1 => any::<bool>().prop_map(Step::Filter),
     ]
 }
 
@@ -462,6 +464,7 @@ struct World {
     edges: u64,
     /// How many events there were since the table was held, if it is.
     heard_while_held: Option<usize>,
+    policy: Policy,
 }
 
 impl World {
@@ -485,6 +488,13 @@ impl World {
             Step::Wait(ms) => {
                 self.now += ms;
                 let changes = self.table.advance(self.now);
+                self.hear(&changes);
+            }
+            Step::Filter(is_hidden) => {
+                let vendor_blacklist = if is_hidden { vec![0x046d] } else { Vec::new() };
+                self.policy.filters = Filters { vendor_blacklist, ..Filters::default() };
+                let at = Moment { wall_ms: self.now, mono_ms: self.now };
+                let changes = self.table.set_policy(self.policy.clone(), at, SourceName::Uevent);
                 self.hear(&changes);
             }
             Step::Hold(is_held) => {
@@ -547,13 +557,14 @@ proptest! {
     ) {
         let policy = Policy { debounce_ms, ..Policy::default() };
         let mut world = World {
-            bus: BTreeMap::new(), next_address: HashMap::new(), table: DeviceTable::new(policy),
+            bus: BTreeMap::new(), next_address: HashMap::new(), table: DeviceTable::new(policy.clone()),
             outside: Outside::default(), now: 0, number: 0, edges: 0,
-            heard_while_held: None,
+            heard_while_held: None, policy: policy.clone(),
         };
         if root_first { world.plug("usb1".parse().unwrap(), 1, true, false); }
         for step in steps { world.step(step); }
         world.step(Step::Hold(false));
+        world.step(Step::Filter(false));
         world.scan();
         world.step(Step::Wait(1000));
         let told: Vec<Port> = world.outside.by_port.keys().copied().collect();
@@ -564,7 +575,8 @@ proptest! {
         prop_assert_eq!(published, bus);
         prop_assert_eq!(world.table.first_pending(), None);
         // Every edge that was seen is in an event, or counted.
-        let Tallies { coalesced, duplicate, unmatched, .. } = world.table.tallies();
-        prop_assert!(world.outside.edges + coalesced + duplicate + unmatched >= world.edges);
+        let Tallies { coalesced, filtered, duplicate, unmatched } = world.table.tallies();
+        let hidden: u64 = filtered.iter().sum();
+        prop_assert!(world.outside.edges + coalesced + hidden + duplicate + unmatched >= world.edges);
     }
 }

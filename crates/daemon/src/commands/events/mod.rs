@@ -8,13 +8,10 @@ mod stream;
 
 use crate::cli::{Common, Events};
 use crate::exit::Failure;
-use crate::{pipeline, signals};
+use crate::signals;
 
 /// How many of the newest events are shown where no count is given.
 const COUNT_DEFAULT: u64 = 10;
-
-const NO_REDIS: &str = "no Redis is configured: set redis.host or redis.url in the configuration file, or \
-                        $REDIS_HOST or $REDIS_URL";
 
 pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
     let config = super::load(common, None)?.config;
@@ -22,7 +19,7 @@ pub fn run(common: &Common, arguments: &Events) -> Result<(), Failure> {
     if !(arguments.redis || arguments.group.is_some() || arguments.create_group.is_some()) {
         return journal::run(arguments);
     }
-    let settings = pipeline::settings(&config).ok_or_else(|| Failure::unavailable(NO_REDIS))?;
+    let settings = super::redis(&config)?;
     match (&arguments.create_group, &arguments.group) {
         (Some(name), _) => group::create(&settings, name),
         (None, Some(name)) => group::run(&config, &settings, name, arguments),
