@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener =
         Listener { on_notice: Box::new(|notice| eprintln!("{notice}")), on_acknowledged: Box::new(|_| {}) };
     let publisher = Publisher::spawn(settings, dir.path(), producer, listener)?;
-    let published = publisher.stop(begin + Duration::from_secs(600)).published_seq;
+    let published = publisher.stop(begin + Duration::from_secs(600)).published_seq.unwrap_or(0);
     let seconds = begin.elapsed().as_secs_f64();
     println!("{published} events in {seconds:.2} s: {:.0} a second", published as f64 / seconds);
     Ok(())

@@ -6,7 +6,7 @@ use thiserror::Error;
 /// What stands in the way.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Failure {
-    /// No connection, or it broke, or the server did not answer in time.
+    /// No connection, or it broke, or the server did not answer in time or not as Redis does.
     #[error("Redis cannot be reached: {0}")]
     Unreachable(String),
     /// The file with the password cannot be read.
@@ -72,7 +72,7 @@ impl Failure {
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
         match error.kind() {
-            ErrorKind::Server(_) | ErrorKind::Parse => Self::Refused(error.to_string()),
+            ErrorKind::Server(_) => Self::Refused(error.to_string()),
             _ => Self::Unreachable(error.to_string()),
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{
     Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
-    RedisConnectionInfo, ServerErrorKind, Value,
+    RedisConnectionInfo, RedisError, ServerErrorKind, Value,
 };
 
 use crate::failure::Failure;
@@ -22,6 +22,8 @@ pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// no longer belong to their questions.
 pub(crate) struct Link {
     connection: Connection,
+    /// How long each wait may take.
+    limit: Duration,
 }
 
 /// The server's answer to one command.
@@ -38,7 +40,7 @@ impl Link {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::open(connection_info(settings)?)?;
         let connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-        let mut link = Self { connection };
+        let mut link = Self { connection, limit: RESPONSE_TIMEOUT };
         link.limit_waits(RESPONSE_TIMEOUT)?;
         link.log_in(settings)?;
         if settings.db != 0 {
@@ -61,18 +63,19 @@ impl Link {
     }
 
     /// Bounds each wait from now on; never zero.
-    pub(crate) fn limit_waits(&self, limit: Duration) -> Result<(), Failure> {
-        let limit = Some(limit.max(Duration::from_millis(1)));
-        self.connection.set_read_timeout(limit)?;
-        Ok(self.connection.set_write_timeout(limit)?)
+    pub(crate) fn limit_waits(&mut self, limit: Duration) -> Result<(), Failure> {
+        self.limit = limit.max(Duration::from_millis(1));
+        self.connection.set_read_timeout(Some(self.limit))?;
+        Ok(self.connection.set_write_timeout(Some(self.limit))?)
     }
 
     pub(crate) fn send(&mut self, packed: &[u8]) -> Result<(), Failure> {
-        Ok(self.connection.send_packed_command(packed)?)
+        self.connection.send_packed_command(packed).map_err(|error| self.broken(error))
     }
 
     pub(crate) fn receive(&mut self) -> Result<Answer, Failure> {
-        Ok(match self.connection.recv_response()? {
+        let answer = self.connection.recv_response().map_err(|error| self.broken(error))?;
+        Ok(match answer {
             Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript) => Answer::NoScript,
             Value::ServerError(error) => Answer::Refused(Failure::of_answer(&error)),
             value => Answer::Value(value),
@@ -112,6 +115,18 @@ impl Link {
     /// Puts a script into the server's cache.
     pub(crate) fn load(&mut self, script: &Script) -> Result<(), Failure> {
         self.query::<String>(redis::cmd("SCRIPT").arg("LOAD").arg(&script.code)).map(drop)
+    }
+
+    /// The system's words for a wait that ended, "resource temporarily unavailable", name the wrong trouble.
+    fn broken(&self, error: RedisError) -> Failure {
+        if !error.is_timeout() {
+            return error.into();
+        }
+        let limit = match self.limit.as_millis() {
+            ms if ms % 1000 == 0 => format!("{} s", ms / 1000),
+            ms => format!("{ms} ms"),
+        };
+        Failure::Unreachable(format!("no answer within {limit}"))
     }
 }
 

@@ -31,10 +31,14 @@ pub(crate) struct Mark {
     pub(crate) entry_id: String,
 }
 
-impl FromStr for Mark {
-    type Err = String;
+/// A text that is no mark of ours.
+#[derive(Debug)]
+pub(crate) struct NotAMark;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Mark {
+    type Err = NotAMark;
+
+    fn from_str(text: &str) -> Result<Self, NotAMark> {
         let mut words = text.split(' ');
         let mark = (|| {
             let seq = words.next()?.parse().ok()?;
@@ -42,7 +46,7 @@ impl FromStr for Mark {
             let entry_id = words.next()?.to_owned();
             Some(Self { place: Place { seq, event_id }, entry_id })
         })();
-        mark.filter(|_| words.next().is_none()).ok_or_else(|| format!("the mark {text:?} is not ours"))
+        mark.filter(|_| words.next().is_none()).ok_or(NotAMark)
     }
 }
 
@@ -55,8 +59,8 @@ impl fmt::Display for Mark {
 /// What the journal has, as far as a mark is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// The oldest number that is kept; `None`: no events are.
-    pub(crate) first_seq: Option<u64>,
+    /// The oldest number behind the one in question that is kept; `None`: none is.
+    pub(crate) next_seq: Option<u64>,
     /// The highest number ever committed.
     pub(crate) last_seq: u64,
     /// The event under the number in question, if it is kept.
@@ -88,7 +92,7 @@ pub(crate) fn fit(place: &Place, journal: &Kept) -> Fit {
     {
         return Fit::Foreign;
     }
-    let resumes = journal.first_seq.unwrap_or(journal.last_seq + 1);
+    let resumes = journal.next_seq.unwrap_or(journal.last_seq + 1);
     if resumes > place.seq + 1 { Fit::Lost { resumes } } else { Fit::GoesOn }
 }
 
@@ -112,16 +116,16 @@ mod tests {
 
     #[test]
     fn every_relation_of_stream_and_journal_has_its_answer() {
-        let kept = |first_seq, last_seq, event_id: Option<&str>| Kept {
-            first_seq,
+        let kept = |next_seq, last_seq, event_id: Option<&str>| Kept {
+            next_seq,
             last_seq,
             event_id: event_id.map(str::to_owned),
         };
         let cases = [
             ("nothing anywhere", place(0, NO_EVENT), kept(None, 0, None), Fit::GoesOn),
             ("a first start", place(0, NO_EVENT), kept(Some(1), 9, None), Fit::GoesOn),
-            ("level", place(9, "e9"), kept(Some(1), 9, Some("e9")), Fit::GoesOn),
-            ("behind", place(5, "e5"), kept(Some(1), 9, Some("e5")), Fit::GoesOn),
+            ("level", place(9, "e9"), kept(None, 9, Some("e9")), Fit::GoesOn),
+            ("behind", place(5, "e5"), kept(Some(6), 9, Some("e5")), Fit::GoesOn),
             ("just behind what is kept", place(4, "e4"), kept(Some(5), 9, None), Fit::GoesOn),
             ("level, nothing kept", place(9, "e9"), kept(None, 9, None), Fit::GoesOn),
             ("far behind", place(2, "e2"), kept(Some(5), 9, None), Fit::Lost { resumes: 5 }),
@@ -132,9 +136,10 @@ mod tests {
                 kept(Some(5), 9, None),
                 Fit::Lost { resumes: 5 },
             ),
-            ("set by the publisher", place(4, NO_EVENT), kept(Some(4), 9, Some("e4")), Fit::GoesOn),
-            ("ahead", place(10, "e10"), kept(Some(1), 9, None), Fit::Foreign),
-            ("another event", place(5, "x"), kept(Some(1), 9, Some("e5")), Fit::Foreign),
+            ("a gap behind it", place(5, "e5"), kept(Some(8), 9, Some("e5")), Fit::Lost { resumes: 8 }),
+            ("set by the publisher", place(4, NO_EVENT), kept(Some(5), 9, Some("e4")), Fit::GoesOn),
+            ("ahead", place(10, "e10"), kept(None, 9, None), Fit::Foreign),
+            ("another event", place(5, "x"), kept(Some(6), 9, Some("e5")), Fit::Foreign),
         ];
         for (name, place, journal, expected) in cases {
             assert_eq!(fit(&place, &journal), expected, "{name}");

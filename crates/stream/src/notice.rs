@@ -25,12 +25,15 @@ pub enum Notice {
         /// The last the journal had when this was noticed.
         to: u64,
     },
-    /// Events that the stream lacks are no longer in the journal either.
+    /// Events that the stream lacks are no longer in the journal either. While the publisher catches up and the
+    /// journal goes on removing, told when that begins, at most once an interval, and when it has caught up.
     NoLongerKept {
         /// The first.
         from: u64,
         /// The last.
         to: u64,
+        /// How many; fewer than `from` to `to` where some of those in between were published.
+        count: u64,
     },
     /// The stream has events of this producer that the journal never wrote: it was restored from an old copy.
     /// Publishing stops until [`crate::Publisher::resume_as`].
@@ -49,6 +52,8 @@ pub enum Notice {
         /// The length the stream was cut to.
         length: u64,
     },
+    /// The stream cannot be trimmed and grows beyond its bound; publishing goes on.
+    NotTrimmed(Failure),
     /// An event in the journal cannot be read. An entry with its number and no device was published.
     Unreadable {
         /// Its number.
@@ -77,14 +82,17 @@ pub enum State {
 pub struct Status {
     /// Whether events get through.
     pub state: State,
-    /// Up to which number the stream has acknowledged the events. Goes back when the server lost some.
-    pub published_seq: u64,
-    /// How many events of the journal the stream lacks, as of the last look. `None`: this process has not learned
-    /// yet which it has.
+    /// Up to which number the stream has the events, or nobody has them any more. Goes back when the server lost
+    /// some: what is behind it must be kept. `None`: the publisher has not compared journal and stream yet, since
+    /// the start, another server or stream, or another producer; or they do not fit
+    /// ([`Notice::NewProducerNeeded`]).
+    pub published_seq: Option<u64>,
+    /// How many events of the journal the stream lacks, as of the last look. `None` as in
+    /// [`Status::published_seq`].
     pub unpublished: Option<u64>,
     /// Why the state is [`State::Down`].
     pub last_error: Option<String>,
-    /// How often publishing or comparing failed.
+    /// How often publishing, comparing or trimming failed.
     pub errors_total: u64,
 }
 
@@ -102,10 +110,16 @@ impl fmt::Display for Notice {
             Self::Replaying { from, to } => {
                 write!(f, "the stream lacks events it should have; sending {from} to {to} again")
             }
-            Self::NoLongerKept { from, to } => write!(
-                f,
-                "events {from} to {to} are neither in the stream nor in the journal any more (journal.max_events)"
-            ),
+            Self::NoLongerKept { from, to, count } => {
+                if *count <= to - from {
+                    write!(f, "{count} of the ")?;
+                }
+                write!(
+                    f,
+                    "events {from} to {to} are neither in the stream nor in the journal any more \
+                     (journal.max_events)"
+                )
+            }
             Self::NewProducerNeeded { producer, stream_seq, journal_seq } => write!(
                 f,
                 "the stream has event {stream_seq} of producer {producer}, which this journal (up to \
@@ -115,6 +129,9 @@ impl fmt::Display for Notice {
                 f,
                 "the stream was cut to {length} entries although group {group} has not acknowledged the oldest"
             ),
+            Self::NotTrimmed(failure) => {
+                write!(f, "the stream cannot be trimmed and grows beyond redis.max_len: {failure}")
+            }
             Self::Unreadable { seq, error } => {
                 write!(
                     f,

@@ -89,9 +89,9 @@ fn group(fields: &HashMap<String, Value>) -> Group {
         let value = fields.get(name)?.clone();
         redis::from_redis_value::<Option<u64>>(value).ok().flatten()
     };
-    let name = fields.get("name").cloned().and_then(|value| redis::from_redis_value(value).ok());
+    let name = fields.get("name").cloned().and_then(|value| redis::from_redis_value::<Vec<u8>>(value).ok());
     Group {
-        name: name.unwrap_or_default(),
+        name: String::from_utf8_lossy(&name.unwrap_or_default()).into_owned(),
         consumers: number("consumers").unwrap_or(0),
         pending: number("pending").unwrap_or(0),
         lag: number("lag"),

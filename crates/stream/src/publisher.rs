@@ -2,19 +2,20 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use crate::notice::{Notice, State, Status};
+use crate::rows::Rows;
 use crate::settings::Settings;
 use crate::worker::Worker;
 
-/// Publishes a journal from a thread of its own. Dropping it ends the thread at its next step; what is not
-/// published is when the next publisher starts.
+/// Publishes a journal from a thread of its own. Dropping it closes the journal and ends the thread at its next
+/// step; what is not published is when the next publisher starts.
 pub struct Publisher {
     shared: Arc<Shared>,
+    rows: Rows,
 }
 
 /// Who hears of what a publisher does. Both are called on the publisher's thread and must not block.
@@ -31,7 +32,6 @@ pub struct Listener {
 pub(crate) struct Shared {
     control: Mutex<Control>,
     changed: Condvar,
-    published_seq: AtomicU64,
 }
 
 #[derive(Default)]
@@ -62,13 +62,14 @@ impl Publisher {
         listener: Listener,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let worker = Worker::new(settings, state_dir.into(), producer, shared.clone(), listener);
+        let rows = Rows::new(state_dir.into());
+        let worker = Worker::new(settings, rows.clone(), producer, shared.clone(), listener);
         let ending = Ending(shared.clone());
         thread::Builder::new().name("publisher".to_owned()).spawn(move || {
             let _ending = ending;
             worker.run();
         })?;
-        Ok(Self { shared })
+        Ok(Self { shared, rows })
     }
 
     /// Says that the journal has grown. Costs a lock.
@@ -76,19 +77,19 @@ impl Publisher {
         self.shared.order(|orders| orders.woken = true);
     }
 
-    /// How the publisher is doing.
+    /// How the publisher is doing, all of it at one moment.
     pub fn status(&self) -> Status {
         self.shared.lock().status.clone()
     }
 
-    /// Up to which number the stream has acknowledged the events. Rows beyond it must be kept; it goes back when
-    /// the server lost some.
-    pub fn published_seq(&self) -> u64 {
-        self.shared.published_seq.load(Ordering::Acquire)
+    /// [`Status::published_seq`]. Costs a lock.
+    pub fn published_seq(&self) -> Option<u64> {
+        self.shared.lock().status.published_seq
     }
 
-    /// Goes on with other settings. A change of server, database or stream connects anew and compares, so that the
-    /// new stream gets what the journal has and it lacks.
+    /// Goes on with these settings. Another server, user, password, database or stream is connected to anew; another
+    /// stream gets what the journal has and it lacks. While nothing gets through, tries again at once: the file with
+    /// the password may be another. Settings that have not changed change nothing else.
     pub fn reload(&self, settings: Settings) {
         self.shared.order(|orders| orders.settings = Some(settings));
     }
@@ -100,14 +101,23 @@ impl Publisher {
     }
 
     /// Publishes what the journal has and the server takes, then ends; gives up at `deadline`. Returns the last
-    /// status; its state is [`State::Stopped`] unless the deadline passed.
+    /// status; its state is [`State::Stopped`] unless the deadline passed. The journal is closed then, and must not
+    /// grow meanwhile.
     pub fn stop(self, deadline: Instant) -> Status {
         self.shared.order(|orders| orders.stop = Some(deadline));
+        let last_seq = self.rows.last_seq().ok();
         let mut control = self.shared.lock();
         loop {
+            // The thread may be waiting for a server that does not answer.
+            let is_level = last_seq.is_some() && control.status.published_seq == last_seq;
             let left = deadline.saturating_duration_since(Instant::now());
-            if control.status.state == State::Stopped || left.is_zero() {
-                return control.status.clone();
+            if is_level || control.status.state == State::Stopped || left.is_zero() {
+                let mut status = control.status.clone();
+                if is_level {
+                    status.state = State::Stopped;
+                    status.unpublished = Some(0);
+                }
+                return status;
             }
             control = self.shared.wait_until(control, Some(deadline));
         }
@@ -119,15 +129,11 @@ impl Drop for Publisher {
         self.shared.order(|orders| {
             orders.stop.get_or_insert_with(Instant::now);
         });
+        self.rows.release();
     }
 }
 
 impl Shared {
-    pub(crate) fn set_published(&self, seq: u64) {
-        self.published_seq.store(seq, Ordering::Release);
-        self.lock().status.published_seq = seq;
-    }
-
     pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.lock().status);
     }

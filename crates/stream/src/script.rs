@@ -39,7 +39,7 @@ pub(crate) static INSPECT: LazyLock<Script> =
 pub(crate) static ADOPT: LazyLock<Script> =
     LazyLock::new(|| Script::new(format!("{IDS}{}", include_str!("scripts/adopt.lua"))));
 
-/// Looks for entries of some producers, backwards.
+/// Looks for events, backwards.
 pub(crate) static SCAN: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/scan.lua").to_owned()));
 

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use crate::link::Link;
 
-/// The oldest version that has `XTRIM MINID` and exclusive ranges.
+/// The oldest version whose `XRANGE` and `XREVRANGE` take exclusive ends, `(id`: scripts and reader page with them.
 const OLDEST: (u64, u64) = (6, 2);
 
 /// From `INFO`. Unknown values are empty: a managed server may refuse the command.

@@ -60,6 +60,16 @@ pub enum Password {
 pub struct Secret(String);
 
 impl Settings {
+    /// Whether `other` is about the same stream.
+    pub(crate) fn is_same_stream(&self, other: &Self) -> bool {
+        self.endpoint == other.endpoint && self.db == other.db && self.stream == other.stream
+    }
+
+    /// Whether `other` is the same user with the same password.
+    pub(crate) fn is_same_user(&self, other: &Self) -> bool {
+        self.username == other.username && self.password == other.password
+    }
+
     /// Key of the hash of marks, in the same cluster slot as the stream.
     pub(crate) fn marks_key(&self) -> String {
         let tag = self.stream.split_once('{').and_then(|(_, rest)| rest.split_once('}'));

@@ -1,9 +1,10 @@
 //! Where publishing must go on: the mark, the stream and the journal compared.
 
+use std::ops::RangeInclusive;
+
 use crate::failure::Failure;
 use crate::link::Link;
-use crate::mark::{self, Fit, Mark, NO_EVENT, Place};
-use crate::notice::Notice;
+use crate::mark::{self, Fit, Mark, NotAMark, Place};
 use crate::rows::Rows;
 use crate::script;
 
@@ -28,7 +29,13 @@ impl Keys {
 /// The result of a comparison.
 pub(crate) enum Compared {
     /// Publishing goes on behind this place.
-    At(Place, Vec<Notice>),
+    At {
+        place: Place,
+        /// What the stream lacks and the journal does not keep any more.
+        lost: Option<RangeInclusive<u64>>,
+        /// What the stream once had and gets again.
+        replayed: Option<RangeInclusive<u64>>,
+    },
     /// The stream has events of this producer that the journal never wrote.
     Foreign { stream_seq: u64, journal_seq: u64 },
 }
@@ -45,15 +52,16 @@ enum Found {
 pub(crate) fn compare(
     link: &mut Link,
     keys: &Keys,
-    rows: &mut Rows,
+    rows: &Rows,
     producer: &str,
     acknowledged: u64,
 ) -> Result<Compared, Failure> {
     for _ in 0..ATTEMPTS_MAX {
-        let (text, stale): (String, bool) = link.call(&script::INSPECT, &keys.both(), &[producer])?;
+        let (text, stale): (Vec<u8>, bool) = link.call(&script::INSPECT, &keys.both(), &[producer])?;
+        let text = String::from_utf8(text).map_err(|error| not_ours(keys, producer, error.as_bytes()))?;
         let believed = !text.is_empty() && !stale;
         let mut mark = if believed {
-            text.parse().map_err(Failure::Refused)?
+            text.parse().map_err(|NotAMark| not_ours(keys, producer, text.as_bytes()))?
         } else {
             match scan(link, keys, rows, producer)? {
                 Found::Entry(mark) => mark,
@@ -64,7 +72,7 @@ pub(crate) fn compare(
             }
         };
         let journal = rows.kept(mark.place.seq)?;
-        let mut notices = Vec::new();
+        let mut lost = None;
         let fit = mark::fit(&mark.place, &journal);
         match fit {
             Fit::GoesOn => {}
@@ -72,16 +80,15 @@ pub(crate) fn compare(
                 return Ok(Compared::Foreign { stream_seq: mark.place.seq, journal_seq: journal.last_seq });
             }
             Fit::Lost { resumes } => {
-                notices.push(Notice::NoLongerKept { from: mark.place.seq + 1, to: resumes - 1 });
+                lost = Some(mark.place.seq + 1..=resumes - 1);
                 mark.place = Place::before(resumes);
             }
         }
         let behind = mark.place.seq < acknowledged || stale;
-        if behind && mark.place.seq < journal.last_seq {
-            notices.push(Notice::Replaying { from: mark.place.seq + 1, to: journal.last_seq });
-        }
+        let replayed =
+            (behind && mark.place.seq < journal.last_seq).then(|| mark.place.seq + 1..=journal.last_seq);
         if (believed && fit == Fit::GoesOn) || adopt(link, keys, producer, &text, &mark)? {
-            return Ok(Compared::At(mark.place, notices));
+            return Ok(Compared::At { place: mark.place, lost, replayed });
         }
     }
     Err(another_publisher())
@@ -94,31 +101,47 @@ pub(crate) fn another_publisher() -> Failure {
     )
 }
 
+fn not_ours(keys: &Keys, producer: &str, mark: &[u8]) -> Failure {
+    let mark = String::from_utf8_lossy(mark);
+    let marks = &keys.marks;
+    Failure::Refused(format!(
+        "the mark {mark:?} is none that this program writes; HDEL {marks} {producer} removes it, and a new one is \
+         then made from the stream"
+    ))
+}
+
 fn adopt(link: &mut Link, keys: &Keys, producer: &str, seen: &str, mark: &Mark) -> Result<bool, Failure> {
     link.call(&script::ADOPT, &keys.both(), &[producer, seen, &mark.to_string()])
 }
 
-/// Looks in the stream for what the mark should say. The journal may have been given a new producer since it was
-/// made: then the newest entry of its first one that the journal knows is where the new one begins.
-fn scan(link: &mut Link, keys: &Keys, rows: &mut Rows, producer: &str) -> Result<Found, Failure> {
-    let first_producer = rows.producer()?;
+/// Looks in the stream for what the mark should say. A journal that was restored has been given another producer
+/// than those who published what it has, so the newest event that the journal knows counts, whoever published it.
+fn scan(link: &mut Link, keys: &Keys, rows: &Rows, producer: &str) -> Result<Found, Failure> {
     let count = SCAN_ENTRIES.to_string();
     let mut from = "+".to_owned();
     while !from.is_empty() {
-        let args = [&from, &count, producer, &first_producer];
-        let mut answer: Vec<String> = link.call(&script::SCAN, &[&keys.stream], &args)?;
+        // Anyone may write to a stream, and write what is no text.
+        let answer: Vec<Vec<u8>> = link.call(&script::SCAN, &[&keys.stream], &[&from, &count])?;
+        let answer: Vec<_> = answer.iter().map(|bytes| String::from_utf8_lossy(bytes)).collect();
         for hit in answer.get(1..).unwrap_or_default().chunks_exact(4) {
             let [entry_id, by, seq, event_id] = hit else { continue };
             let Ok(seq) = seq.parse() else { continue };
-            let place = Place { seq, event_id: event_id.clone() };
-            let foreign = mark::fit(&place, &rows.kept(seq)?) == Fit::Foreign || event_id == NO_EVENT;
-            match (foreign, by == producer) {
-                (false, _) => return Ok(Found::Entry(Mark { place, entry_id: entry_id.clone() })),
-                (true, true) => return Ok(Found::Foreign(seq)),
-                (true, false) => {}
+            let place = Place { seq, event_id: event_id.clone().into_owned() };
+            let is_ours = by == producer;
+            let fits = if is_ours {
+                place.names_an_event() && mark::fit(&place, &rows.kept(seq)?) != Fit::Foreign
+            } else {
+                rows.event_id(seq)?.as_ref() == Some(&place.event_id)
+            };
+            match (fits, is_ours) {
+                (true, _) => {
+                    return Ok(Found::Entry(Mark { place, entry_id: entry_id.clone().into_owned() }));
+                }
+                (false, true) => return Ok(Found::Foreign(seq)),
+                (false, false) => {}
             }
         }
-        from = answer.drain(..).next().unwrap_or_default();
+        from = answer.first().map(|from| from.clone().into_owned()).unwrap_or_default();
     }
     Ok(Found::Nothing)
 }

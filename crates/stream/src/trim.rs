@@ -43,8 +43,10 @@ pub(crate) fn trim(link: &mut Link, stream: &str, max_len: NonZeroU32) -> Result
     let args = args.each_ref().map(String::as_str);
     let mut trimmed = Trimmed::default();
     for _ in 0..CALLS_MAX {
-        let (removed, length, held_by, cut): (u64, u64, String, bool) =
+        // The name of a group is whatever bytes someone chose.
+        let (removed, length, held_by, cut): (u64, u64, Vec<u8>, bool) =
             link.call(&script::TRIM, &[stream], &args)?;
+        let held_by = String::from_utf8_lossy(&held_by).into_owned();
         trimmed = Trimmed { length, held_by, cut_off: trimmed.cut_off || cut };
         if removed == 0 || length <= max_len {
             break;

@@ -2,7 +2,7 @@
 
 mod publish;
 
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use crate::notice::Notice;
 use crate::publisher::{Listener, Orders, Shared};
 use crate::report::Report;
 use crate::rows::Rows;
+use crate::script;
 use crate::server::Server;
 use crate::settings::Settings;
 use crate::shape::Shape;
@@ -32,11 +33,12 @@ pub(crate) struct Worker {
     rows: Rows,
     link: Option<Link>,
     server: Server,
-    /// Up to where the stream has the events, as of the last answer.
-    place: Place,
-    /// Whether the server was ever asked for it.
-    is_placed: bool,
-    /// Up to where this process had events acknowledged; 0 after a reload.
+    /// Up to where the stream has the events, as of the last answer; `None` until it is known, and where the
+    /// stream has foreign events.
+    place: Option<Place>,
+    /// The journal's highest number, as of the last look.
+    last_seq: u64,
+    /// Up to where this stream acknowledged events of this producer to this process.
     acknowledged: u64,
     /// When to compare next; `None`: before anything else.
     compare_at: Option<Instant>,
@@ -60,7 +62,7 @@ enum Next {
 impl Worker {
     pub(crate) fn new(
         settings: Settings,
-        state_dir: PathBuf,
+        rows: Rows,
         producer: String,
         shared: Arc<Shared>,
         listener: Listener,
@@ -72,11 +74,11 @@ impl Worker {
             producer,
             report: Report::new(shared.clone(), listener),
             shared,
-            rows: Rows::new(state_dir),
+            rows,
             link: None,
             server: Server::default(),
-            place: Place::before(1),
-            is_placed: false,
+            place: None,
+            last_seq: 0,
             acknowledged: 0,
             compare_at: None,
             unsettled: 0,
@@ -94,9 +96,10 @@ impl Worker {
             match self.step() {
                 Next::Step => {}
                 Next::Wait(until) => self.shared.wait(until, self.stop.is_some()),
-                Next::End => return,
+                Next::End => break,
             }
         }
+        self.report.tell_lost();
     }
 
     fn step(&mut self) -> Next {
@@ -117,6 +120,8 @@ impl Worker {
         }
         match self.advance() {
             Ok(next) => next,
+            // A stop has given up waiting.
+            Err(_) if self.rows.are_released() => Next::End,
             Err(failure) => {
                 self.failed(failure);
                 if stopping { Next::End } else { Next::Wait(self.retry_at) }
@@ -126,18 +131,53 @@ impl Worker {
 
     fn obey(&mut self, orders: Orders) {
         if let Some(settings) = orders.settings {
-            self.keys = keys(&settings);
-            self.shape = Shape::new(settings.max_events_per_second, Instant::now());
-            self.settings = settings;
-            self.acknowledged = 0;
-            self.begin_anew();
+            self.change(settings);
         }
         if let Some(producer) = orders.producer {
             self.producer = producer;
-            self.acknowledged = 0;
+            self.forget_place();
             self.begin_anew();
         }
         self.stop = orders.stop;
+    }
+
+    fn change(&mut self, settings: Settings) {
+        let old = std::mem::replace(&mut self.settings, settings);
+        let new = &self.settings;
+        let is_same_stream = new.is_same_stream(&old);
+        let is_same_user = new.is_same_user(&old);
+        if *new != old {
+            self.compare_at = None;
+        }
+        if new.max_events_per_second != old.max_events_per_second {
+            self.shape = Shape::new(new.max_events_per_second, Instant::now());
+        }
+        if !is_same_stream {
+            self.keys = keys(new);
+            self.forget_place();
+        }
+        if !is_same_stream || !is_same_user || self.link.is_none() {
+            self.begin_anew();
+        }
+    }
+
+    /// What is known of one stream, or of one producer's events in it, says nothing of another.
+    fn forget_place(&mut self) {
+        self.acknowledged = 0;
+        self.set_place(None);
+    }
+
+    fn set_place(&mut self, place: Option<Place>) {
+        self.place = place;
+        self.tell_place();
+    }
+
+    fn tell_place(&self) {
+        let published_seq = self.place.as_ref().map(|place| place.seq);
+        self.shared.update(|status| {
+            status.published_seq = published_seq;
+            status.unpublished = published_seq.map(|seq| self.last_seq.saturating_sub(seq));
+        });
     }
 
     fn begin_anew(&mut self) {
@@ -150,9 +190,11 @@ impl Worker {
 
     /// Keeps the count of what waits true while nothing gets through.
     fn look(&mut self) {
-        if let (true, Ok(last_seq)) = (self.is_placed, self.rows.last_seq()) {
-            let unpublished = last_seq.saturating_sub(self.place.seq);
-            self.shared.update(|status| status.unpublished = Some(unpublished));
+        if self.place.is_some()
+            && let Ok(last_seq) = self.rows.last_seq()
+        {
+            self.last_seq = last_seq;
+            self.tell_place();
         }
     }
 
@@ -176,8 +218,13 @@ impl Worker {
                 self.unsettled += 1;
                 if self.unsettled > UNSETTLED_MAX { Err(sync::another_publisher()) } else { Ok(Next::Step) }
             }
+            Round::Overtaken => {
+                self.compare_at = None;
+                Ok(Next::Step)
+            }
             Round::Level => {
                 self.gets_through();
+                self.report.caught_up();
                 Ok(if self.stop.is_some() { Next::End } else { Next::Wait(self.compare_at) })
             }
             Round::More => {
@@ -192,7 +239,7 @@ impl Worker {
     }
 
     fn connect(&mut self) -> Result<(), Failure> {
-        if let (Some(link), Some(deadline)) = (&self.link, self.stop) {
+        if let (Some(link), Some(deadline)) = (&mut self.link, self.stop) {
             link.limit_waits(RESPONSE_TIMEOUT.min(deadline.saturating_duration_since(Instant::now())))?;
         }
         if self.link.is_some() {
@@ -203,6 +250,8 @@ impl Worker {
         if self.server.is_too_old() {
             return Err(Failure::TooOld(self.server.version.clone()));
         }
+        // Were it missing when many calls are on their way, all of them would be in vain.
+        link.load(&script::APPEND)?;
         self.report.connected(&self.server);
         self.link = Some(link);
         self.compare_at = None;
@@ -211,18 +260,21 @@ impl Worker {
 
     fn compare(&mut self) -> Result<(), Failure> {
         let link = self.link.as_mut().ok_or_else(not_connected)?;
-        match sync::compare(link, &self.keys, &mut self.rows, &self.producer, self.acknowledged)? {
-            Compared::At(place, notices) => {
+        match sync::compare(link, &self.keys, &self.rows, &self.producer, self.acknowledged)? {
+            Compared::At { place, lost, replayed } => {
+                self.report.lost(lost, self.settings.interval);
+                self.last_seq = self.rows.last_seq()?;
                 self.acknowledged = place.seq;
-                self.shared.set_published(place.seq);
-                self.place = place;
-                self.is_placed = true;
-                self.report.notices(notices);
+                self.set_place(Some(place));
+                let replaying = replayed.map(RangeInclusive::into_inner);
+                let replaying = replaying.map(|(from, to)| Notice::Replaying { from, to });
+                self.report.notices(replaying.into_iter().collect());
                 self.compare_at = Some(Instant::now() + self.settings.interval);
                 self.added_since_trim = u64::MAX;
             }
             Compared::Foreign { stream_seq, journal_seq } => {
                 self.halted = true;
+                self.forget_place();
                 let producer = self.producer.clone();
                 self.report.halted(Notice::NewProducerNeeded { producer, stream_seq, journal_seq });
             }
@@ -234,7 +286,9 @@ impl Worker {
         self.unsettled = 0;
         self.retry_at = None;
         self.backoff.reset();
-        self.report.up(&self.server, self.place.seq);
+        if let Some(place) = &self.place {
+            self.report.up(&self.server, place.seq);
+        }
     }
 
     fn failed(&mut self, failure: Failure) {

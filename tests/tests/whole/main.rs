@@ -24,6 +24,7 @@ mod redis_cut;
 mod redis_loss;
 mod redis_node;
 mod redis_outages;
+mod redis_reload;
 mod redis_server;
 mod restart;
 mod state;

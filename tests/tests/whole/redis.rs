@@ -104,3 +104,56 @@ fn check_looks_at_redis_and_at_the_port() {
     let without = check();
     assert!(without.contains("warn") && without.contains("redis.sock"), "{without}");
 }
+
+#[test]
+fn check_shows_each_thing_of_redis_whatever_else_is_wrong() {
+    let _bus = Bus::enter().unwrap();
+    let server = Server::start();
+    for words in [
+        "XGROUP CREATE aw:hotplug audit 0 MKSTREAM",
+        "XGROUP CREATE aw:hotplug other 0",
+        "XADD aw:hotplug * a b",
+        "XADD aw:hotplug * a b",
+        "XREADGROUP GROUP audit one COUNT 1 STREAMS aw:hotplug >",
+    ] {
+        server.order(words);
+    }
+    let state = StateDir::new();
+    let url = server.url();
+    let check = || {
+        let env = [("REDIS_URL", url.as_str())];
+        finish(command(&env).args(["check", "--json", "--state-dir"]).arg(state.path()))
+    };
+    let shown = |what: &str| -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let findings = check().json().into_iter().filter(|finding| finding["what"] == what);
+        findings.map(|finding| (text(&finding["outcome"]), text(&finding["found"]))).collect()
+    };
+    let has = |what: &str, outcome: &str, words: &str| {
+        let shown = shown(what);
+        let is = |finding: &&(String, String)| finding.0 == outcome && finding.1.contains(words);
+        assert_eq!(shown.iter().filter(is).count(), 1, "{outcome} {words} is not in {shown:?}");
+    };
+    has("redis", "ok", "redis.sock: version ");
+    has("redis", "ok", "maxmemory-policy noeviction");
+    has("redis", "ok", "it takes writes");
+
+    server.order("CONFIG SET maxmemory-policy allkeys-lru");
+    server.order("CONFIG SET maxmemory 100mb");
+    server.order("REPLICAOF 127.0.0.1 1");
+    has("redis", "ok", "redis.sock: version ");
+    has("redis", "warn", "maxmemory-policy allkeys-lru");
+    has("redis", "warn", "read-only replica");
+    has("stream", "ok", "aw:hotplug: 2 entries");
+    has("group", "ok", "audit: 1 consumers, 1 entries not acknowledged, 1 not delivered");
+    has("group", "ok", "other: 0 consumers, 0 entries not acknowledged, 2 not delivered");
+    check().ok();
+
+    // What time does not mend is a failure, and hides no more.
+    server.order("REPLICAOF NO ONE");
+    server.order("ACL SETUSER default resetkeys ~aw:hotplug");
+    has("redis", "fail", "the Redis user may not do what is needed");
+    has("redis", "warn", "maxmemory-policy allkeys-lru");
+    has("stream", "ok", "aw:hotplug: 2 entries");
+    check().fails(69, &["something that the daemon needs does not work here"]);
+}

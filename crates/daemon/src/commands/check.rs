@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use autoweave_usb_journal::{ReadError, Reader};
 use autoweave_usb_source::{Kind, Options, Source, enumerate, has_usb};
-use autoweave_usb_stream::{Findings, Settings, probe};
+use autoweave_usb_stream::{Failure as StreamFailure, Findings, Group, Settings, probe};
 use serde::Serialize;
 
 use crate::cli::{Check, Common};
@@ -51,7 +51,7 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
         Err(failure) => finding("journal", Outcome::Fail, failure.to_string(), ""),
     });
     findings.extend(loaded.config.monitoring.http.map(port));
-    findings.extend(pipeline::settings(&loaded.config).map(|settings| redis(&settings)));
+    findings.extend(pipeline::settings(&loaded.config).iter().flat_map(redis));
     for finding in &findings {
         if arguments.json {
             super::print_json(finding)?;
@@ -173,6 +173,9 @@ fn journal(directory: &Path) -> Finding {
 }
 
 fn port(address: SocketAddr) -> Finding {
+    if address.port() == 0 {
+        return finding("http", Outcome::Ok, format!("the system picks a free port of {}", address.ip()), "");
+    }
     let Err(taken) = Listener::bind(address) else {
         return finding("http", Outcome::Ok, format!("{address} is free"), "");
     };
@@ -188,41 +191,94 @@ fn port(address: SocketAddr) -> Finding {
     }
 }
 
-fn redis(settings: &Settings) -> Finding {
-    let found = match probe(settings) {
-        Ok(found) => found,
-        Err(failure) => {
-            return finding(
-                "redis",
-                Outcome::Warn,
-                format!("{}: {failure}", settings.endpoint),
-                "events wait in the journal until it answers; look at the keys under [redis]",
-            );
+/// A finding for each thing that matters there, so that none hides another.
+fn redis(settings: &Settings) -> Vec<Finding> {
+    let endpoint = &settings.endpoint;
+    match probe(settings) {
+        Ok(found) => {
+            let Findings { stream_length, groups, .. } = &found;
+            let length =
+                stream_length.map_or("no stream yet".to_owned(), |length| format!("{length} entries"));
+            let stream = finding("stream", Outcome::Ok, format!("{}: {length}", settings.stream), "");
+            let mut findings = vec![version(settings, &found)];
+            findings.extend(policy(&found));
+            findings.extend([writes(&found), stream]);
+            findings.extend(groups.iter().map(group));
+            findings
         }
-    };
-    let Findings { version, stream_length, groups, .. } = &found;
-    let stream = stream_length.map_or("no stream yet".to_owned(), |length| format!("{length} entries"));
-    let shown = format!("version {version}, {}: {stream}, {} groups", settings.stream, groups.len());
-    if let Some(failure) = &found.refuses_writes {
-        finding(
+        Err(failure) => vec![finding(
             "redis",
-            Outcome::Warn,
-            format!("{shown}; {failure}"),
-            "events wait in the journal until it takes writes",
-        )
-    } else if !found.version_suffices {
-        finding("redis", Outcome::Fail, shown, "version 6.2 or later is needed")
-    } else if found.may_evict {
-        let policy = format!("{shown}; maxmemory-policy {}", found.maxmemory_policy);
-        finding(
-            "redis",
-            Outcome::Warn,
-            policy,
-            "it may throw the stream away: set maxmemory-policy noeviction",
-        )
-    } else {
-        finding("redis", Outcome::Ok, shown, "")
+            gravity(&failure),
+            format!("{endpoint}: {failure}"),
+            "events wait in the journal until it answers; look at the keys under [redis]",
+        )],
     }
+}
+
+/// What time may mend is a warning: the journal keeps the events meanwhile.
+fn gravity(failure: &StreamFailure) -> Outcome {
+    match failure {
+        StreamFailure::Unreachable(_)
+        | StreamFailure::ReadOnly(_)
+        | StreamFailure::OutOfMemory(_)
+        | StreamFailure::Loading(_)
+        | StreamFailure::CannotSave(_) => Outcome::Warn,
+        StreamFailure::PasswordFile(_)
+        | StreamFailure::AuthRefused(_)
+        | StreamFailure::NotPermitted(_)
+        | StreamFailure::TooOld(_)
+        | StreamFailure::Refused(_)
+        | StreamFailure::Journal(_) => Outcome::Fail,
+    }
+}
+
+fn version(settings: &Settings, found: &Findings) -> Finding {
+    let endpoint = &settings.endpoint;
+    let shown = match found.version.as_str() {
+        "" => format!("{endpoint}: answers, and does not say its version"),
+        version => format!("{endpoint}: version {version}"),
+    };
+    if found.version_suffices {
+        finding("redis", Outcome::Ok, shown, "")
+    } else {
+        finding("redis", Outcome::Fail, shown, "version 6.2 or later is needed")
+    }
+}
+
+/// A server that keeps its policy to itself is taken at its silence, as by the daemon.
+fn policy(found: &Findings) -> Option<Finding> {
+    let policy = match found.maxmemory_policy.as_str() {
+        "" => return None,
+        policy => format!("maxmemory-policy {policy}"),
+    };
+    Some(if found.may_evict {
+        let mend = "it may throw the stream away: set maxmemory-policy noeviction";
+        finding("redis", Outcome::Warn, policy, mend)
+    } else {
+        finding("redis", Outcome::Ok, policy, "")
+    })
+}
+
+fn writes(found: &Findings) -> Finding {
+    match &found.refuses_writes {
+        None => finding("redis", Outcome::Ok, "it takes writes", ""),
+        Some(failure) => finding(
+            "redis",
+            gravity(failure),
+            failure.to_string(),
+            "events wait in the journal until it takes writes",
+        ),
+    }
+}
+
+fn group(Group { name, consumers, pending, lag }: &Group) -> Finding {
+    let lag = lag.map_or("an unknown number".to_owned(), |lag| lag.to_string());
+    finding(
+        "group",
+        Outcome::Ok,
+        format!("{name}: {consumers} consumers, {pending} entries not acknowledged, {lag} not delivered"),
+        "",
+    )
 }
 
 /// Whether files can be made in `directory`, or in the nearest directory above it that is there.

@@ -16,7 +16,29 @@ pub fn run(common: &Common) -> Result<(), Failure> {
             "the daemon serves no HTTP: monitoring.enabled is false, so its health cannot be asked for",
         )
     })?;
+    if address.port() == 0 {
+        return Err(Failure::usage(
+            "monitoring.healthcheck_port is 0: the system picked the daemon's port, and only its log says which; \
+             set a port to ask for its health",
+        ));
+    }
     let (status, body) = ask_health(address, TIMEOUT).map_err(Failure::unwell)?;
     super::print_json_text(body.trim_end())?;
     if status == 200 { Ok(()) } else { Err(Failure::unwell(format!("the daemon on {address} is not well"))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_the_system_picked_cannot_be_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("usbd.toml");
+        fs::write(&file, "[monitoring]\nhealthcheck_port = 0\n").unwrap();
+        let failure = run(&Common { config: Some(file), log_level: None, log_format: None }).unwrap_err();
+        assert!(failure.to_string().contains("monitoring.healthcheck_port is 0"), "{failure}");
+    }
 }

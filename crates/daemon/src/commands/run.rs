@@ -94,7 +94,8 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
 fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
     let Some(address) = config.monitoring.http else { return Ok(None) };
     let listener = Listener::bind(address).map_err(Failure::unavailable)?;
-    let server = Server::start(listener, monitor.clone(), directory.to_owned());
+    let server =
+        Server::start(stamp::host(config.host.as_ref()), listener, monitor.clone(), directory.to_owned());
     server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
 }
 

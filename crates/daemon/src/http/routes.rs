@@ -1,14 +1,16 @@
 //! What is answered to what.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::map_response;
+use axum::middleware::{map_request_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Deserialize;
@@ -41,6 +43,8 @@ GET /api/v1/events/stream   the log as it grows, as server-sent events: ?since=S
 /// What the handlers share.
 #[derive(Debug)]
 pub(super) struct App {
+    /// The machine's name.
+    pub(super) host: String,
     pub(super) monitor: Arc<Monitor>,
     pub(super) log: Log,
     pub(super) live: watch::Receiver<Live>,
@@ -52,6 +56,7 @@ pub(super) struct App {
 type Answer = Result<Response, Problem>;
 
 pub(super) fn router(app: App) -> Router {
+    let app = Arc::new(app);
     Router::new()
         .route("/", get(|| async { INDEX }))
         .route("/health", get(health))
@@ -62,7 +67,8 @@ pub(super) fn router(app: App) -> Router {
         .route("/api/v1/events/stream", get(events_stream))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .with_state(Arc::new(app))
+        .layer(map_request_with_state(app.clone(), know_host))
+        .with_state(app)
         .layer(map_response(harden))
 }
 
@@ -164,6 +170,35 @@ fn json(body: Body) -> Response {
 
 fn typed(kind: &'static str, body: Body) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], body).into_response()
+}
+
+/// Whoever owns a name can point it at this machine and let a browser here read the answers (DNS rebinding). The
+/// browser then asks for that name, and this machine has others. HTTP/1.0 without a `Host` is no browser.
+async fn know_host(State(app): State<Arc<App>>, request: Request) -> Result<Request, Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match hosts.find(|host| !is_ours(host, &app.host)) {
+        None => Ok(request),
+        Some(host) => {
+            let shown = String::from_utf8_lossy(host.as_bytes());
+            let detail = format!(
+                "{shown} is no name of this machine; ask by its address, as localhost or as {}",
+                app.host
+            );
+            Err(Problem::new(StatusCode::FORBIDDEN, detail))
+        }
+    }
+}
+
+/// Whether `host`, with or without a port, is an address, `localhost` or `name`.
+fn is_ours(host: &HeaderValue, name: &str) -> bool {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let host = authority.host();
+    let bare = host.strip_suffix('.').unwrap_or(host);
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.eq_ignore_ascii_case(name)
+        || host.parse::<Ipv4Addr>().is_ok()
+        || v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
 }
 
 /// A browser must neither guess types, run anything, keep anything, nor show an answer inside another page.

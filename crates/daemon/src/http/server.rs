@@ -120,16 +120,23 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Serves what `monitor` says, and the journal in `state_dir`.
+    /// Serves what `monitor` says, and the journal in `state_dir`, to those who ask for an address or for `host`.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
-    pub fn start(listener: Listener, monitor: Arc<Monitor>, state_dir: PathBuf) -> io::Result<Self> {
-        Self::start_within(Limits::DEFAULT, listener, monitor, state_dir)
+    pub fn start(
+        host: String,
+        listener: Listener,
+        monitor: Arc<Monitor>,
+        state_dir: PathBuf,
+    ) -> io::Result<Self> {
+        Self::start_within(Limits::DEFAULT, host, listener, monitor, state_dir)
     }
 
+    /// [`Self::start`] on a machine called `host`.
     pub(super) fn start_within(
         limits: Limits,
+        host: String,
         Listener(listener): Listener,
         monitor: Arc<Monitor>,
         state_dir: PathBuf,
@@ -148,7 +155,11 @@ impl Server {
             tokio::net::TcpListener::from_std(listener)?
         };
         let (stop, stopped) = oneshot::channel();
-        let serve = move || run(runtime, listener, monitor, state_dir, limits, stopped);
+        let live_sender = watch::Sender::new(Live::default());
+        let streams = Arc::new(Semaphore::new(limits.streams));
+        let (log, live) = (Log::new(state_dir), live_sender.subscribe());
+        let app = App { host, monitor, log, live, streams, keep_alive: limits.keep_alive };
+        let serve = move || run(runtime, listener, app, live_sender, limits, stopped);
         let thread = thread::Builder::new().name("http".to_owned()).spawn(serve)?;
         Ok(Self { address, stop, thread })
     }
@@ -172,28 +183,25 @@ impl Server {
 fn run(
     runtime: Runtime,
     listener: tokio::net::TcpListener,
-    monitor: Arc<Monitor>,
-    state_dir: PathBuf,
+    app: App,
+    live: watch::Sender<Live>,
     limits: Limits,
     stopped: oneshot::Receiver<Instant>,
 ) {
-    let deadline = runtime.block_on(serve(listener, monitor, state_dir, limits, stopped));
+    let deadline = runtime.block_on(serve(listener, app, live, limits, stopped));
     runtime.shutdown_timeout(deadline.saturating_duration_since(Instant::now()));
 }
 
 /// Serves until it is asked to stop; returns by when it has to be over.
 async fn serve(
     listener: tokio::net::TcpListener,
-    monitor: Arc<Monitor>,
-    state_dir: PathBuf,
+    app: App,
+    live: watch::Sender<Live>,
     limits: Limits,
     stopped: oneshot::Receiver<Instant>,
 ) -> Instant {
-    let (live_sender, live) = watch::channel(Live::default());
-    let live_sender = Arc::new(live_sender);
-    let relaying = tokio::spawn(relay(monitor.subscribe(), live_sender.clone()));
-    let streams = Arc::new(Semaphore::new(limits.streams));
-    let app = App { monitor, log: Log::new(state_dir), live, streams, keep_alive: limits.keep_alive };
+    let live = Arc::new(live);
+    let relaying = tokio::spawn(relay(app.monitor.subscribe(), live.clone()));
     let connections = GracefulShutdown::new();
     let deadline = {
         let accepting = pin!(accept(listener, routes::router(app), limits, &connections));
@@ -205,7 +213,7 @@ async fn serve(
         }
     };
     relaying.abort();
-    live_sender.send_modify(|live| live.is_closing = true);
+    live.send_modify(|live| live.is_closing = true);
     if timeout_at(deadline.into(), connections.shutdown()).await.is_err() {
         debug!("some HTTP clients were cut off");
     }

@@ -54,7 +54,11 @@ impl Publishing {
         let needs_producer = Arc::new(AtomicBool::new(false));
         let asks = needs_producer.clone();
         let counts = monitor.clone();
-        let on_acknowledged = move |timestamp| counts.metrics.acknowledged_now(timestamp);
+        let on_acknowledged = move |timestamp| {
+            counts.metrics.acknowledged_now(timestamp);
+            // Nothing else says so before the next event, or the interval's end.
+            counts.update(|told| told.journal.unpublished = told.journal.unpublished.saturating_sub(1));
+        };
         let on_notice = move |notice: Notice| {
             tell(&notice);
             if matches!(notice, Notice::NewProducerNeeded { .. }) {
@@ -73,8 +77,7 @@ impl Publishing {
 
     /// Up to where the stream has the events, once it has said so.
     pub fn published_seq(&self) -> Option<u64> {
-        let status = self.publisher.status();
-        status.unpublished.map(|_| status.published_seq)
+        self.publisher.published_seq()
     }
 
     /// Events were committed, or a notice came: has them published, and passes on how it goes. As long as the server
@@ -98,7 +101,9 @@ impl Publishing {
             }
             match status.state {
                 State::Down | State::Stopped => {
-                    told.raise(STREAM, Severity::Degraded, status.last_error.clone().unwrap_or_default());
+                    let problem = status.last_error.clone();
+                    let problem = problem.unwrap_or_else(|| "the publisher has ended".to_owned());
+                    told.raise(STREAM, Severity::Degraded, problem);
                 }
                 State::Connecting | State::Up => told.clear(STREAM),
             }
@@ -133,7 +138,7 @@ impl Publishing {
         if status.unpublished != Some(0) {
             warn!(waiting = status.unpublished, "not all events are published; the next start goes on");
         }
-        status.unpublished.map(|_| status.published_seq)
+        status.published_seq
     }
 }
 

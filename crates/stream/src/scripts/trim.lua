@@ -13,10 +13,14 @@ for _, reply in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   for i = 1, #reply, 2 do group[reply[i]] = reply[i + 1] end
   local first = redis.call('XPENDING', stream, group.name)[2]
   if not first then
-    local ms, n = string.match(group['last-delivered-id'], '^(%d+)-(%d+)$')
-    first = ms .. '-' .. string.format('%.0f', tonumber(n) + 1)
+    -- The next entry is asked for: the id after the last delivered one may not exist, being the highest of all.
+    local delivered = group['last-delivered-id']
+    local entries = redis.call('XRANGE', stream, delivered, '+', 'COUNT', 2)
+    local next_entry = entries[1]
+    if next_entry and next_entry[1] == delivered then next_entry = entries[2] end
+    first = next_entry and next_entry[1]
   end
-  if not needed or older(first, needed) then needed, holder = first, group.name end
+  if first and (not needed or older(first, needed)) then needed, holder = first, group.name end
 end
 
 local removed, cut = 0, 0

@@ -9,11 +9,12 @@ use crate::rows::Following;
 use crate::send::{Call, Flight, Landed};
 use crate::trim;
 
-/// Events read, packed and sent in one go. While the server works on one such window the next is packed.
+/// Events read, packed and sent in one go, unless a single call takes more. While the server works on one such
+/// window the next is packed.
 const WINDOW: usize = 500;
 
-/// Windows before orders and the interval are looked at again.
-const WINDOWS_MAX: usize = 20;
+/// Events after which orders and the interval are looked at again.
+const EVENTS_MAX: usize = 10_000;
 
 /// How a round of sending ended.
 pub(super) enum Round {
@@ -21,6 +22,8 @@ pub(super) enum Round {
     Level,
     /// There is more to send, as soon as allowed.
     More,
+    /// What comes next has been removed from the journal: where to go on must be found out first.
+    Overtaken,
     /// Where to go on must be found out first.
     Unsettled,
 }
@@ -28,12 +31,23 @@ pub(super) enum Round {
 impl Worker {
     pub(super) fn publish(&mut self) -> Result<Round, Failure> {
         let mut flight = Flight::default();
-        let mut sent = self.place.clone();
-        for _ in 0..WINDOWS_MAX {
-            let wanted = self.shape.allowed(WINDOW, Instant::now());
-            let Following::Events(events) = self.rows.after(&sent, wanted.max(1))? else {
-                self.land_all_but(&mut flight, 0)?;
-                return Ok(Round::Unsettled);
+        let mut sent = self.place.clone().ok_or_else(not_connected)?;
+        let batch_size = self.settings.batch_size.get();
+        let window = batch_size.max(WINDOW);
+        for _ in 0..EVENTS_MAX.div_ceil(window) {
+            let wanted = self.shape.allowed(window, Instant::now());
+            let events = match self.rows.after(&sent, wanted.max(1))? {
+                Following::Events(events) => events,
+                Following::Removed => {
+                    return Ok(match self.land_all_but(&mut flight, 0)? {
+                        Round::Unsettled => Round::Unsettled,
+                        _ => Round::Overtaken,
+                    });
+                }
+                Following::Replaced => {
+                    self.land_all_but(&mut flight, 0)?;
+                    return Ok(Round::Unsettled);
+                }
             };
             if events.is_empty() || wanted == 0 {
                 let level = events.is_empty();
@@ -45,7 +59,6 @@ impl Worker {
             }
             let link = self.link.as_mut().ok_or_else(not_connected)?;
             let in_flight = flight.len();
-            let batch_size = self.settings.batch_size.get();
             let notices = flight.send(link, &self.keys, &self.producer, &sent, &events, batch_size)?;
             self.report.notices(notices);
             self.shape.take(events.len());
@@ -70,11 +83,12 @@ impl Worker {
                     if place.seq > self.acknowledged {
                         self.report.acknowledged(&timestamps);
                     }
-                    let added = place.seq.saturating_sub(self.place.seq);
+                    let before = self.place.as_ref().map_or(place.seq, |before| before.seq);
+                    let added = place.seq.saturating_sub(before);
                     self.added_since_trim = self.added_since_trim.saturating_add(added);
                     self.acknowledged = place.seq;
-                    self.shared.set_published(place.seq);
-                    self.place = place;
+                    self.last_seq = self.last_seq.max(place.seq);
+                    self.set_place(Some(place));
                     self.gets_through();
                 }
             }
@@ -82,14 +96,18 @@ impl Worker {
         Ok(Round::More)
     }
 
+    /// A server that refuses to trim may well take events: only a broken connection is an error.
     pub(super) fn trim_when_due(&mut self) -> Result<(), Failure> {
         if self.added_since_trim < trim::every(self.settings.max_len) {
             return Ok(());
         }
         self.added_since_trim = 0;
         let link = self.link.as_mut().ok_or_else(not_connected)?;
-        let trimmed = trim::trim(link, &self.keys.stream, self.settings.max_len)?;
-        self.report.trimmed(trimmed);
+        match trim::trim(link, &self.keys.stream, self.settings.max_len) {
+            Ok(trimmed) => self.report.trimmed(trimmed),
+            Err(failure @ Failure::Unreachable(_)) => return Err(failure),
+            Err(failure) => self.report.not_trimmed(failure),
+        }
         Ok(())
     }
 }

@@ -76,7 +76,7 @@ impl Bed {
         let last_seq = self.last_seq();
         publisher.wake();
         until(&format!("{last_seq} events are published: {:?}", self.notices.lock().unwrap()), || {
-            publisher.published_seq() == last_seq && publisher.status().state == State::Up
+            publisher.published_seq() == Some(last_seq) && publisher.status().state == State::Up
         });
     }
 }

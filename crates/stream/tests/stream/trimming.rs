@@ -1,6 +1,6 @@
 //! The stream stays at about `max_len`, and groups get what they need until the hard cap.
 
-use autoweave_usb_stream::{GroupReader, Notice, Settings, create_group};
+use autoweave_usb_stream::{Failure, GroupReader, Notice, Settings, create_group, probe};
 
 use crate::bed::{Bed, stream};
 use crate::server::{Server, until};
@@ -70,4 +70,85 @@ fn a_group_that_never_reads_is_cut_off_at_the_cap() {
     bed.until_level(&publisher);
     let told = bed.notices.lock().unwrap().iter().filter(|n| matches!(n, Notice::GroupCutOff { .. })).count();
     assert_eq!(told, 1, "told once, not at every cut");
+}
+
+fn length(connection: &mut redis::Connection) -> u64 {
+    redis::cmd("XLEN").arg("aw:hotplug").query(connection).unwrap()
+}
+
+fn create(connection: &mut redis::Connection, group: &[u8], id: &str) {
+    let mut command = redis::cmd("XGROUP");
+    command.arg("CREATE").arg("aw:hotplug").arg(group).arg(id).arg("MKSTREAM");
+    command.exec(connection).unwrap();
+}
+
+#[test]
+fn the_name_of_a_group_need_not_be_text() {
+    let server = Server::start(&[]);
+    let settings = settings(&server, 200);
+    let mut connection = server.connection();
+    create(&mut connection, b"dead\xff", "0");
+    let mut bed = Bed::new("a");
+    bed.add(5000);
+    let publisher = bed.publish(settings.clone());
+    bed.until_level(&publisher);
+    until("it is cut", || length(&mut connection) == 2000);
+    until("the group is named", || {
+        bed.told(|notice| matches!(notice, Notice::GroupCutOff { group, .. } if group == "dead\u{fffd}"))
+    });
+    assert!(!bed.told(|notice| matches!(notice, Notice::Down(_))), "{:?}", bed.notices);
+    assert_eq!(probe(&settings).unwrap().groups[0].name, "dead\u{fffd}");
+}
+
+#[test]
+fn a_group_at_the_highest_id_needs_nothing() {
+    let server = Server::start(&[]);
+    let mut connection = server.connection();
+    create(&mut connection, b"g", &format!("{0}-{0}", u64::MAX));
+    create(&mut connection, b"h", &format!("1-{}", u64::MAX));
+    let mut bed = Bed::new("a");
+    bed.add(1000);
+    let publisher = bed.publish(settings(&server, 200));
+    bed.until_level(&publisher);
+    assert_eq!(length(&mut connection), 1000, "h holds it back");
+    redis::cmd("XGROUP").arg("DESTROY").arg("aw:hotplug").arg("h").exec(&mut connection).unwrap();
+    until("the stream is short", || length(&mut connection) == 200);
+    assert!(!bed.told(|notice| !matches!(notice, Notice::Up { .. })), "{:?}", bed.notices);
+    assert_eq!(publisher.status().errors_total, 0);
+}
+
+#[test]
+fn a_user_who_may_not_trim_still_publishes() {
+    let server = Server::start(&[]);
+    let mut connection = server.connection();
+    create(&mut connection, b"g", &format!("{0}-{0}", u64::MAX));
+    let mut user = |rule: &str| {
+        let mut command = redis::cmd("ACL");
+        let rules = ["on", "nopass", "~*", "+@all", rule];
+        command.arg("SETUSER").arg("usb").arg(&rules).exec(&mut connection).unwrap();
+    };
+    let mut bed = Bed::new("a");
+    bed.add(1000);
+    let mut settings = settings(&server, 200);
+    settings.username = Some("usb".to_owned());
+    user("-xtrim");
+    let publisher = bed.publish(settings);
+    bed.until_level(&publisher);
+    for missing in ["-xinfo|groups", "-xpending", "-xtrim"] {
+        user(missing);
+        bed.add(1000);
+        bed.until_level(&publisher);
+    }
+    until("it is counted", || publisher.status().errors_total > 3);
+    let notices = bed.notices.lock().unwrap().clone();
+    let told = |is: fn(&Notice) -> bool| notices.iter().filter(|notice| is(notice)).count();
+    assert_eq!(
+        told(|notice| matches!(notice, Notice::NotTrimmed(Failure::NotPermitted(_)))),
+        1,
+        "{notices:?}"
+    );
+    assert_eq!(told(|notice| matches!(notice, Notice::Down(_))), 0, "{notices:?}");
+    user("+xtrim");
+    until("the stream is short", || length(&mut server.connection()) == 200);
+    assert_eq!(stream(&mut server.connection(), "aw:hotplug")[0].0, 3801);
 }

@@ -66,11 +66,20 @@ impl Client {
     }
 
     pub fn ask(&mut self, method: &str, path: &str, headers: &str) -> Answer {
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}\r\n").as_bytes()).unwrap();
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n").as_bytes())
+            .unwrap();
+        if method == "HEAD" {
+            let (status, headers) = self.head();
+            return Answer { status, headers, body: String::new() };
+        }
+        self.answer()
+    }
+
+    /// Reads a whole answer.
+    pub fn answer(&mut self) -> Answer {
         let (status, headers) = self.head();
         let mut body = Vec::new();
-        if method == "HEAD" {
-        } else if headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
+        if headers.get("transfer-encoding").is_some_and(|encoding| encoding == "chunked") {
             while let Some(chunk) = self.chunk() {
                 body.extend(chunk);
             }

@@ -12,6 +12,9 @@ use super::super::server::Limits;
 use super::super::{Listener, Monitor, Server, Status, StreamKind};
 use super::client::Client;
 
+/// What the machine is called.
+pub const HOST: &str = "edge-7";
+
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Fixture {
@@ -62,7 +65,7 @@ pub fn append(journal: &mut Journal, count: u64) -> u64 {
 
 pub fn serve(limits: Limits, monitor: &Arc<Monitor>, dir: &Path) -> Server {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    Server::start_within(limits, listener, monitor.clone(), dir.to_owned()).unwrap()
+    Server::start_within(limits, HOST.to_owned(), listener, monitor.clone(), dir.to_owned()).unwrap()
 }
 
 impl Fixture {

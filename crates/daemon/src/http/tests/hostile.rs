@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::server::Limits;
-use super::fixture::{Fixture, eventually};
+use super::fixture::{Fixture, HOST, eventually};
 
 const STREAM: &str = "/api/v1/events/stream";
 
@@ -18,9 +18,9 @@ fn garbage_gets_no_further_than_its_connection() {
         b"GET\r\n\r\n".to_vec(),
         b"GET /health HTTP/1.1\r\nContent-Length: -5\r\n\r\n".to_vec(),
         b"POST /health HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nzzz\r\n".to_vec(),
-        b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(),
-        b"GET /api/v1/events?since=%ff%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(),
-        b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".to_vec(),
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(),
+        b"GET /api/v1/events?since=%ff%00 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(),
+        b"GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(),
         format!("GET / HTTP/1.1\r\n{many_headers}\r\n").into_bytes(),
         long("GET /", 100_000),
         long("GET / HTTP/1.1\r\nx: ", 1_000_000),
@@ -53,10 +53,52 @@ fn garbage_gets_no_further_than_its_connection() {
 }
 
 #[test]
+fn only_who_asks_for_this_machine_is_answered() {
+    let fixture = Fixture::new();
+    let ask = |path: &str, hosts: &str| {
+        let mut client = fixture.client();
+        client.send(format!("GET {path} HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n").as_bytes()).unwrap();
+        client.answer()
+    };
+    for ours in [
+        "localhost",
+        "localhost:8080",
+        "LocalHost.",
+        "127.0.0.1:8080",
+        "192.0.2.1",
+        "[::1]:8080",
+        "[fe80::1]",
+        HOST,
+        "EDGE-7:80",
+    ] {
+        assert_eq!(ask("/health", &format!("Host: {ours}\r\n")).status, 200, "{ours}");
+    }
+    assert_eq!(ask("/health", "").status, 200);
+    for theirs in [
+        "attacker.example:8080",
+        "localhost.attacker.example",
+        "127.0.0.1.attacker.example",
+        "edge-7.attacker.example",
+        "127.1",
+        "[attacker.example]",
+        "[::1",
+        "a b",
+        "",
+    ] {
+        for path in ["/", "/health", "/api/v1/devices", "/api/v1/events/stream", "/nothing"] {
+            let answer = ask(path, &format!("Host: {theirs}\r\n"));
+            assert!(answer.problem(403).contains(theirs), "{theirs} {path}");
+            assert_eq!(answer.headers["x-content-type-options"], "nosniff");
+        }
+    }
+    assert_eq!(ask("/health", "Host: localhost\r\nHost: attacker.example\r\n").status, 403);
+}
+
+#[test]
 fn bodies_are_not_read() {
     let fixture = Fixture::new();
     let mut client = fixture.client();
-    client.send(b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
+    client.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
     let chunk = vec![b'a'; 64 * 1024];
     // It closes rather than take a gigabyte.
     assert!((0..16_000).any(|_| client.send(&chunk).is_err()));
@@ -67,7 +109,7 @@ fn bodies_are_not_read() {
 fn who_does_not_finish_a_request_is_cut_off() {
     let limits = Limits { header_timeout: Duration::from_millis(200), ..Limits::DEFAULT };
     let fixture = Fixture::with(limits, 1000);
-    for begun in ["", "G", "GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+    for begun in ["", "G", "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
         let mut client = fixture.client();
         client.send(begun.as_bytes()).unwrap();
         client.rest();

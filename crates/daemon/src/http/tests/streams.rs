@@ -54,7 +54,7 @@ fn chunks_of_http_1_1_carry_whole_events() {
     let mut fixture = Fixture::new();
     fixture.plug(2);
     let mut client = fixture.client();
-    client.send(format!("GET {STREAM}?since=1 HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes()).unwrap();
+    client.send(format!("GET {STREAM}?since=1 HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
     let mut lines = Vec::new();
     while !lines.last().is_some_and(|line: &String| line.starts_with("data: ")) {
         lines.push(client.line().unwrap());
