@@ -46,6 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         Ok(())
     })?;
     step("tidy", tidy::run)?;
+    step("the daemon with kill points", tools::kill_points)?;
     let plan = Plan {
         long: arguments.all,
         daemon: &daemon,

@@ -27,6 +27,21 @@ pub fn install() -> Result<(), String> {
     or_skip("a consumer in Node", node(&directory.join("node")))
 }
 
+/// Builds the daemon with the feature `kill-points`, under another name: the one without is built beside it.
+///
+/// # Errors
+/// It cannot be built or copied.
+pub fn kill_points() -> Result<(), String> {
+    run(command(&["cargo", "build", "-p", "autoweave-usbd", "--features", "kill-points"]))?;
+    let target = target_directory()?;
+    let directory = target.join("test-tools");
+    let (built, copy) = (target.join("debug/autoweave-usbd"), directory.join("autoweave-usbd-kill-points"));
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::copy(&built, &copy))
+        .map(drop)
+        .map_err(|error| format!("{}: {error}", copy.display()))
+}
+
 fn or_skip(what: &str, outcome: Result<(), String>) -> Result<(), String> {
     let Err(error) = outcome else { return Ok(()) };
     if env::var_os("CI").is_some_and(|ci| ci == "true") {

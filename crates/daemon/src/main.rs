@@ -4,7 +4,11 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
+#[cfg(target_os = "linux")]
+mod held;
 mod http;
+#[cfg(target_os = "linux")]
+mod keeper;
 mod logging;
 mod pipeline;
 mod show;
@@ -17,6 +21,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(code) = keeper::run() {
+        return code;
+    }
     let arguments = match cli::Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return exit::usage(&error),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use autoweave_usb_source::Interrupter;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::exit::Failure;
@@ -18,6 +18,7 @@ pub struct Requests {
     stop: Mutex<bool>,
     stopped: Condvar,
     reload: AtomicBool,
+    upgrade: AtomicBool,
 }
 
 impl Requests {
@@ -38,23 +39,29 @@ impl Requests {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
+    /// Whether to become the program that is on disk now; asked once.
+    pub fn take_upgrade(&self) -> bool {
+        self.upgrade.swap(false, Ordering::Relaxed)
+    }
+
     fn stop(&self) {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.stopped.notify_all();
     }
 }
 
-/// Turns SIGTERM, SIGINT and SIGHUP into requests and wakes whoever takes from the source. A second SIGINT
+/// Turns SIGTERM, SIGINT, SIGHUP and SIGUSR2 into requests and wakes whoever takes from the source. A second SIGINT
 /// ends the process at once: the journal stands that.
 pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
     let requests = Arc::new(Requests::default());
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
         .map_err(|error| Failure::unavailable(format!("signals cannot be handled: {error}")))?;
     let asked = requests.clone();
     let handle = move || {
         for signal in signals.forever() {
             match signal {
                 SIGHUP => asked.reload.store(true, Ordering::Relaxed),
+                SIGUSR2 => asked.upgrade.store(true, Ordering::Relaxed),
                 SIGINT if asked.is_stop() => process::exit(130),
                 _ => asked.stop(),
             }

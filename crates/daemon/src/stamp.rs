@@ -46,6 +46,7 @@ impl Stamp {
             host: self.host.clone(),
             timestamp: edge.timestamp,
             edges: edge.edges,
+            seqnum: edge.seqnum,
             device: edge.device.clone(),
         }
     }

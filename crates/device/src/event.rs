@@ -29,6 +29,9 @@ pub struct Event {
     pub timestamp: u64,
     /// How many observed edges this event stands for: more than 1 where debouncing joined some.
     pub edges: u32,
+    /// The kernel's number of the last uevent it came from (`SEQNUM`), if it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seqnum: Option<u64>,
     /// The device; at a detach, all that was last known of it.
     pub device: Arc<Device>,
 }
@@ -178,6 +181,7 @@ mod tests {
             let recorded = serde_json::to_string(&reading).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Reading>(&recorded).unwrap(), &reading);
             let event = Event {
+            seqnum: None,
                 seq, event_id: "01J".to_owned(), producer: "p".to_owned(), action: Action::Attach,
                 reason: Reason::Hotplug, source: SourceName::Uevent, host: id.clone(), timestamp, edges,
                 device: Arc::new(Device::new(&reading, id)),
@@ -198,6 +202,7 @@ mod tests {
         let driver = Some("usbhid".to_owned());
         reading.interfaces = vec![InterfaceReading { number: 0, class: 3, subclass: 1, protocol: 1, driver }];
         let event = Event {
+            seqnum: None,
             seq: 42,
             event_id: "01J".to_owned(),
             producer: "aa".to_owned(),

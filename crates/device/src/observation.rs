@@ -21,6 +21,9 @@ pub struct Observed {
     /// The number of the source's message this came from. Once the journal has everything up to a number,
     /// the source may forget the messages up to it.
     pub number: u64,
+    /// The kernel's number of the uevent it came from (`SEQNUM`, `lib/kobject_uevent.c`), if it came from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seqnum: Option<u64>,
     /// When the source received it.
     pub at: Moment,
     /// Who saw it.

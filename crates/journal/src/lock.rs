@@ -6,7 +6,13 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::process;
+use std::time::{Duration, Instant};
+use std::{process, thread};
+
+/// How long a lock that is held is waited for. The kernel frees that of a killed process in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The lock; it ends with the process or with this value, however either ends.
 #[derive(Debug)]
@@ -28,17 +34,22 @@ impl From<io::Error> for LockError {
 }
 
 impl Lock {
-    /// Takes the lock on `path` without waiting.
+    /// Takes the lock on `path`; one that is held is waited for a moment, because a process that was killed may still
+    /// be ending.
     pub(crate) fn take(path: &Path) -> Result<Self, LockError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o640);
         let mut file = options.open(path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(LockError::Held(read_pid(path))),
-            Err(TryLockError::Error(error)) => return Err(error.into()),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
+                Err(TryLockError::WouldBlock) => return Err(LockError::Held(read_pid(path))),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
         }
         // Over the old text and then to length: a full disk has room for what it already holds.
         let text = format!("{}\n", process::id());

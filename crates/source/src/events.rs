@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use autoweave_usb_device::{Change, DeviceTable, Edge, Policy, Reason};
 
+use crate::position::Position;
 use crate::source::{OpenError, Options, Source, SourceError};
 use crate::watch::{Batch, Watch};
 
@@ -38,7 +39,12 @@ impl Events {
     /// # Errors
     /// No source can be opened.
     pub fn with_policy(options: &Options, policy: Policy) -> Result<Self, OpenError> {
-        let watch = Watch::new(Source::open(options)?, DeviceTable::new(policy), Reason::Coldplug);
+        let watch = Watch::new(
+            Source::open(options)?,
+            DeviceTable::new(policy),
+            Reason::Coldplug,
+            Position::default(),
+        );
         let mut events = Self { watch, waiting: VecDeque::new(), ended: false };
         while !events.ended {
             let batch = events.watch.next_batch(PATIENCE)?;

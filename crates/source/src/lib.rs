@@ -17,9 +17,11 @@
 mod clock;
 mod counters;
 mod events;
+mod kill_point;
 #[cfg(target_os = "linux")]
 mod linux;
 mod poll;
+mod position;
 mod recording;
 mod simulate;
 mod source;
@@ -27,9 +29,13 @@ mod watch;
 
 pub use counters::Counters;
 pub use events::Events;
+pub use kill_point::kill_point;
+#[cfg(target_os = "linux")]
+pub use linux::Reception;
 #[cfg(target_os = "linux")]
 pub use linux::uevent;
 pub use poll::{enumerate, has_usb};
+pub use position::Position;
 pub use recording::{RecordError, Recorder, RecordingError};
 pub use simulate::Simulation;
 pub use source::{Interrupter, Kind, OpenError, Options, Source, SourceError, Wire};

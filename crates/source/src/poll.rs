@@ -66,8 +66,13 @@ fn scan(started: &Started, number: &mut u64) -> Result<(), Closed> {
             *number += 1;
             Counters::add(&started.counters.unreadable, except.len() as u64);
             let observation = Observation::Scan { readings, except };
-            let observed =
-                Observed { number: *number, at: clock::now(), source: SourceName::Poll, observation };
+            let observed = Observed {
+                number: *number,
+                seqnum: None,
+                at: clock::now(),
+                source: SourceName::Poll,
+                observation,
+            };
             started.wire.send(Wire::Observed(observed))
         }
         Err(error) => {

@@ -56,7 +56,8 @@ fn run(started: &Started, simulation: Simulation) -> Result<(), Closed> {
     let mut number = 0;
     let mut send = |observation| {
         number += 1;
-        let observed = Observed { number, at: clock::now(), source: SourceName::Simulate, observation };
+        let observed =
+            Observed { number, seqnum: None, at: clock::now(), source: SourceName::Simulate, observation };
         started.wire.send(Wire::Observed(observed))
     };
     send(Observation::Scan { readings: Vec::new(), except: BTreeSet::new() })?;

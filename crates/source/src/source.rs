@@ -11,7 +11,9 @@ use std::time::Duration;
 use autoweave_usb_device::{Observed, SourceName};
 use thiserror::Error;
 
-use crate::{Counters, RecordingError, Simulation, poll, recording, simulate};
+#[cfg(target_os = "linux")]
+use crate::Reception;
+use crate::{Counters, Position, RecordingError, Simulation, poll, recording, simulate};
 
 /// Observations waiting to be taken, at most; further ones wait where they come from.
 const WAITING_MAX: usize = 1024;
@@ -53,7 +55,7 @@ pub struct Source {
     wake: Option<Thread>,
     counters: Arc<Counters>,
     #[cfg(target_os = "linux")]
-    ring: Option<Arc<crate::linux::Ring>>,
+    observing: Option<crate::linux::Observing>,
     receive_buffer_bytes: usize,
     is_live: bool,
 }
@@ -144,37 +146,17 @@ impl Default for Options {
 }
 
 impl Source {
-    /// Opens a source. Its first act is a scan, so that what was there before is known.
+    /// Opens a source. From now on nothing is missed; nothing is told before [`Self::start`]. Its first act is a scan,
+    /// so that what was there before is known.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let (sender, wire) = mpsc::sync_channel(WAITING_MAX);
-        let stop = Arc::new(Stop::default());
-        let counters = Arc::new(Counters::default());
-        let started = Started {
-            wire: WireSender(sender.clone()),
-            counters: counters.clone(),
-            interval: options.interval,
-            stop: stop.clone(),
-        };
-        let mut source = Self {
-            name: SourceName::Poll,
-            description: String::new(),
-            wire,
-            interrupter: Interrupter { is_asked: Arc::default(), wire: sender },
-            stop,
-            wake: None,
-            counters,
-            #[cfg(target_os = "linux")]
-            ring: None,
-            receive_buffer_bytes: 0,
-            is_live: true,
-        };
+        let (mut source, started) = Self::new(options.interval);
         match &options.kind {
             #[cfg(target_os = "linux")]
-            Kind::Auto => match crate::linux::UeventSocket::open(options.receive_buffer_bytes) {
-                Ok(socket) => source.start_uevent(started, socket)?,
+            Kind::Auto => match Reception::open(options.receive_buffer_bytes) {
+                Ok(reception) => source.start_uevent(started, reception)?,
                 Err(error) => {
                     source.start_poll(started)?;
                     source.description += &format!(" (kernel uevents cannot be received: {error})");
@@ -182,8 +164,8 @@ impl Source {
             },
             #[cfg(target_os = "linux")]
             Kind::Uevent => {
-                let socket = crate::linux::UeventSocket::open(options.receive_buffer_bytes);
-                source.start_uevent(started, socket.map_err(OpenError::Uevent)?)?;
+                let reception = Reception::open(options.receive_buffer_bytes);
+                source.start_uevent(started, reception.map_err(OpenError::Uevent)?)?;
             }
             #[cfg(not(target_os = "linux"))]
             Kind::Uevent => return Err(OpenError::Unavailable(SourceName::Uevent)),
@@ -204,15 +186,49 @@ impl Source {
         Ok(source)
     }
 
+    /// Opens the source of kernel uevents on a reception that somebody holds.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
     #[cfg(target_os = "linux")]
-    fn start_uevent(
-        &mut self,
-        started: Started,
-        socket: crate::linux::UeventSocket,
-    ) -> Result<(), OpenError> {
-        let granted = socket.buffer_bytes().map_err(OpenError::Uevent)?;
-        let (ring, thread) = crate::linux::spawn(started, socket).map_err(OpenError::Uevent)?;
-        (self.ring, self.wake, self.receive_buffer_bytes) = (Some(ring), Some(thread), granted);
+    pub fn with_reception(reception: Reception, interval: Duration) -> Result<Self, OpenError> {
+        let (mut source, started) = Self::new(interval);
+        source.start_uevent(started, reception)?;
+        Ok(source)
+    }
+
+    fn new(interval: Duration) -> (Self, Started) {
+        let (sender, wire) = mpsc::sync_channel(WAITING_MAX);
+        let stop = Arc::new(Stop::default());
+        let counters = Arc::new(Counters::default());
+        let started = Started {
+            wire: WireSender(sender.clone()),
+            counters: counters.clone(),
+            interval,
+            stop: stop.clone(),
+        };
+        let source = Self {
+            name: SourceName::Poll,
+            description: String::new(),
+            wire,
+            interrupter: Interrupter { is_asked: Arc::default(), wire: sender },
+            stop,
+            wake: None,
+            counters,
+            #[cfg(target_os = "linux")]
+            observing: None,
+            receive_buffer_bytes: 0,
+            is_live: true,
+        };
+        (source, started)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_uevent(&mut self, started: Started, reception: Reception) -> Result<(), OpenError> {
+        let granted = reception.buffer_bytes().map_err(OpenError::Uevent)?;
+        let observing = crate::linux::spawn(started, reception).map_err(OpenError::Uevent)?;
+        (self.wake, self.receive_buffer_bytes) = (Some(observing.thread.clone()), granted);
+        self.observing = Some(observing);
         self.name = SourceName::Uevent;
         self.description = format!("kernel uevents, with a receive buffer of {}", binary_size(granted));
         Ok(())
@@ -222,6 +238,25 @@ impl Source {
         self.description = format!("the bus, every {} ms", started.interval.as_millis());
         self.wake = Some(poll::spawn(started).map_err(OpenError::Thread)?);
         Ok(())
+    }
+
+    /// Begins to tell what is not told up to `position`, which is this receiver's. Once.
+    #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "only uevents are received so"))]
+    pub fn start(&self, position: Position) {
+        #[cfg(target_os = "linux")]
+        if let Some(observing) = &self.observing {
+            // It fails when the thread has ended, which it tells itself.
+            let _ = observing.start.send(position);
+        }
+    }
+
+    /// The name of what receives, of which [`Position`]s are; empty where nothing is received.
+    pub fn receiver(&self) -> String {
+        #[cfg(target_os = "linux")]
+        if let Some(observing) = &self.observing {
+            return observing.ring.id();
+        }
+        String::new()
     }
 
     /// Which source it is.
@@ -272,13 +307,13 @@ impl Source {
         }
     }
 
-    /// Everything that came of observations up to `number` is written down, and need not be kept for a
-    /// daemon that would have to read it again.
+    /// What came of observations up to `written` is written down, and need not be kept for a daemon that would have to
+    /// take them in again; what came of those up to `processed` is, or its net effect would be found by a scan.
     #[cfg_attr(not(target_os = "linux"), allow(unused_variables, reason = "only uevents are kept so long"))]
-    pub fn journaled(&self, number: u64) {
+    pub fn journaled(&self, written: u64, processed: u64) {
         #[cfg(target_os = "linux")]
-        if let Some(ring) = &self.ring {
-            ring.journaled(number);
+        if let Some(observing) = &self.observing {
+            observing.ring.journaled(written, processed);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use autoweave_usb_device::{Change, DeviceTable, Observation, Policy, Reason};
 
 use crate::clock;
+use crate::position::Position;
 use crate::source::{Source, SourceError, Wire};
 
 /// Observations in a batch, at most. They are written down together, so this bounds what a crash can take
@@ -18,7 +19,10 @@ pub struct Watch {
     source: Source,
     table: DeviceTable,
     scan_reason: Reason,
-    last_number: u64,
+    /// Where an earlier watch of the same receiver ended.
+    resumed: Position,
+    /// The last observation that was taken in.
+    processed: u64,
     /// Why the source cannot go on; told once what it saw before was returned.
     failure: Option<SourceError>,
 }
@@ -41,13 +45,17 @@ pub struct Batch {
 }
 
 impl Watch {
-    /// Watches `source` with a `table` of what is known from before. What the first scan finds different is
-    /// said to be for `first_scan_reason`.
-    pub fn new(source: Source, mut table: DeviceTable, first_scan_reason: Reason) -> Self {
+    /// Watches `source` with a `table` of what is known from before, which ends at `resumed`. What the first scan finds
+    /// different is said to be for `first_scan_reason`.
+    pub fn new(source: Source, mut table: DeviceTable, first_scan_reason: Reason, resumed: Position) -> Self {
         if source.is_live() {
             table.expect_scan();
         }
-        Self { source, table, scan_reason: first_scan_reason, last_number: 0, failure: None }
+        let receiver = source.receiver();
+        let is_same = resumed.receiver == receiver;
+        let resumed = if is_same { resumed } else { Position { receiver, ..Position::default() } };
+        source.start(resumed.clone());
+        Self { source, table, scan_reason: first_scan_reason, resumed, processed: 0, failure: None }
     }
 
     /// Waits for something to happen, at most for `patience`, and returns it with whatever else has happened
@@ -78,8 +86,24 @@ impl Watch {
 
     /// The batches so far are written down.
     pub fn journaled(&self) {
-        let number = self.table.first_pending().map_or(self.last_number, |first| first.saturating_sub(1));
-        self.source.journaled(number);
+        let Position { number, pending, .. } = self.position();
+        let first_pending = pending.into_values().min();
+        self.source
+            .journaled(first_pending.map_or(number, |first| number.min(first.saturating_sub(1))), number);
+    }
+
+    /// What has been taken in and told, once the batches so far are written down.
+    pub fn position(&self) -> Position {
+        let mut pending = self.table.pending();
+        if self.processed < self.resumed.number {
+            // Of what an earlier watch left waiting, this much has not been seen again yet.
+            for (port, first) in &self.resumed.pending {
+                let rest = (*first).max(self.processed + 1);
+                pending.entry(*port).and_modify(|first| *first = rest.min(*first)).or_insert(rest);
+            }
+        }
+        let number = self.processed.max(self.resumed.number);
+        Position { receiver: self.resumed.receiver.clone(), number, pending }
     }
 
     /// Publishes by `policy` from now on; what that changes.
@@ -115,7 +139,7 @@ impl Watch {
     fn take(&mut self, wire: Wire, batch: &mut Batch) {
         match wire {
             Wire::Observed(observed) => {
-                self.last_number = self.last_number.max(observed.number);
+                self.processed = self.processed.max(observed.number);
                 batch.changes.extend(self.table.observe(&observed, self.scan_reason));
                 match observed.observation {
                     Observation::Scan { .. } => {

@@ -130,6 +130,7 @@ pub fn event(fields: &[(String, String)]) -> Result<Event, FieldError> {
         host: fields.get("host")?.to_owned(),
         timestamp: fields.parse("timestamp", "a whole number of milliseconds")?,
         edges: fields.parse("edges", "a whole number")?,
+        seqnum: None,
         device: Arc::new(device),
     })
 }
@@ -388,7 +389,7 @@ mod tests {
             let ([event_id, producer, host], (seq, timestamp, edges)) = (texts, numbers);
             let device = Arc::new(device);
             let before =
-                Event { seq, event_id, producer, action, reason, source, host, timestamp, edges, device };
+                Event { seq, event_id, producer, action, reason, source, host, timestamp, edges, seqnum: None, device };
             prop_assert_eq!(event(&fields(&before)), Ok(before));
         }
 

@@ -105,7 +105,7 @@ fn example(action: &str, event: &Value) -> Value {
     json!({
         "seq": event["seq"], "event_id": event["event_id"], "producer": event["producer"],
         "action": action, "reason": "hotplug", "source": "uevent", "host": "edge-7",
-        "timestamp": event["timestamp"], "edges": 1,
+        "timestamp": event["timestamp"], "edges": 1, "seqnum": event["seqnum"],
         "device": {
             "device_id": "046d:c52b:ABC123", "signature": "a97118a5ce9e2a06", "vendor_id": "046d",
             "product_id": "c52b", "manufacturer": "Logitech", "product": "USB Receiver",

@@ -91,7 +91,7 @@ fn cycle(bus: &mut Bus, daemon: &Daemon, state: &StateDir, cycles: u32) {
 }
 
 fn resident_kib(daemon: &Daemon) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.daemon_pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -57,7 +57,11 @@ pub fn executable() -> PathBuf {
 /// A command line of the daemon in an environment with nothing in it but `env`: what the machine has
 /// configured does not count.
 pub fn command(env: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(executable());
+    command_of(&executable(), env)
+}
+
+fn command_of(program: &Path, env: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("AUTOWEAVE_USB_CONFIG", "/dev/null")
@@ -88,11 +92,22 @@ impl Daemon {
     }
 
     /// Starts a daemon, ready or not.
-    pub fn spawn(_bus: &Bus, state: &Path, env: &[(&str, &str)], arguments: &[&str]) -> Self {
+    pub fn spawn(bus: &Bus, state: &Path, env: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::spawn_program(bus, &executable(), state, env, arguments)
+    }
+
+    /// [`Self::spawn`], of an executable elsewhere.
+    pub fn spawn_program(
+        _bus: &Bus,
+        program: &Path,
+        state: &Path,
+        env: &[(&str, &str)],
+        arguments: &[&str],
+    ) -> Self {
         let log_directory = tempfile::tempdir().expect("the machine has room for temporary files");
         let log = log_directory.path().join("log");
         let stderr = File::create(&log).expect("the directory is new and ours");
-        let mut command = command(env);
+        let mut command = command_of(program, env);
         command.arg("run").arg("--state-dir").arg(state).args(arguments).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().expect("the daemon is an executable");
         Self { child, log, _log_directory: log_directory, ended: false }
@@ -101,6 +116,16 @@ impl Daemon {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process id of the daemon itself where a keeper runs it.
+    pub fn daemon_pid(&self) -> u32 {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children
+            .split_whitespace()
+            .next()
+            .map_or(pid, |child| child.parse().expect("a process id is a number"))
     }
 
     /// Everything it has logged.

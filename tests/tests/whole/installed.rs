@@ -27,6 +27,12 @@ pub fn node_modules() -> Option<PathBuf> {
     if modules.join("ioredis").is_dir() { Some(modules) } else { skip("the npm package ioredis") }
 }
 
+/// The daemon built with the feature `kill-points`.
+pub fn kill_points() -> Option<PathBuf> {
+    let program = directory().join("autoweave-usbd-kill-points");
+    if program.is_file() { Some(program) } else { skip("the daemon with kill points") }
+}
+
 /// `target/test-tools`; this test is `target/debug/deps/whole-…`.
 fn directory() -> PathBuf {
     let own = env::current_exe().unwrap();

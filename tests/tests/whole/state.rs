@@ -26,7 +26,7 @@ fn a_second_daemon_is_turned_away() {
     assert_eq!(second.wait().code(), Some(73));
     let log = second.log();
     assert!(log.contains(state.path().to_str().unwrap()), "{log}");
-    assert!(log.contains(&format!("process {}", first.pid())), "{log}");
+    assert!(log.contains(&format!("process {}", first.daemon_pid())), "{log}");
     first.stop();
     assert_eq!(events(&state).len(), 2);
 }

@@ -16,7 +16,8 @@ pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
     // The table gives each device the name it goes by in events.
     let mut table = DeviceTable::new(Policy { filters: config.filters, debounce_ms: 0 });
     let observation = Observation::Scan { readings, except: BTreeSet::new() };
-    let scan = Observed { number: 0, at: Moment::default(), source: SourceName::Poll, observation };
+    let scan =
+        Observed { number: 0, seqnum: None, at: Moment::default(), source: SourceName::Poll, observation };
     table.observe(&scan, Reason::Coldplug);
     let devices: Vec<&Device> = table.devices().map(AsRef::as_ref).collect();
     for port in unread {

@@ -95,6 +95,11 @@ fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
     Ok(known)
 }
 
+/// Whether kernel uevents come before anything else that is wanted.
+fn wants_uevents(config: &Config) -> bool {
+    chain(config).is_ok_and(|chain| chain.first() == Some(&Kind::Uevent))
+}
+
 /// Opens the first source of the chain that can be opened.
 fn open_source(config: &Config) -> Result<Source, Failure> {
     first_that_opens(config, Source::open)
@@ -119,9 +124,12 @@ fn first_that_opens<T>(
 }
 
 fn options(config: &Config, kind: Kind) -> Options {
+    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes: receive_buffer_bytes(config) }
+}
+
+fn receive_buffer_bytes(config: &Config) -> usize {
     // 32 bits fit everywhere the daemon runs.
-    let receive_buffer_bytes = usize::try_from(config.source.receive_buffer_bytes).unwrap_or(usize::MAX);
-    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes }
+    usize::try_from(config.source.receive_buffer_bytes).unwrap_or(usize::MAX)
 }
 
 /// How to reach the Redis that was asked for.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use autoweave_usb_source::{Recorder, Wire};
+use autoweave_usb_source::{Position, Recorder, Wire};
 
 use crate::cli::{Common, Record};
 use crate::exit::Failure;
@@ -14,6 +14,7 @@ const WAIT: Duration = Duration::from_secs(3600);
 pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
     let config = super::load(common, arguments.source.as_deref())?.config;
     let source = super::open_source(&config)?;
+    source.start(Position::default());
     let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
     let requests = signals::handle(source.interrupter())?;
     let file = arguments.file.display();
@@ -23,7 +24,7 @@ pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
         match source.next(WAIT) {
             Some(Wire::Observed(observed)) => {
                 recorder.record(&observed).map_err(Failure::io)?;
-                source.journaled(observed.number);
+                source.journaled(observed.number, observed.number);
                 count += 1;
             }
             Some(Wire::ScanFailed(error)) => anstream::eprintln!("the bus cannot be scanned: {error}"),

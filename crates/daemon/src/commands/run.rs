@@ -1,18 +1,20 @@
 //! The daemon.
 
+use std::env;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Batch, has_usb};
+use autoweave_usb_source::{Batch, Reception, Source, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
 use crate::config::{Config, Loaded};
 use crate::exit::Failure;
+use crate::held::{self, Held};
 use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
 use crate::logging::{self, Logging};
 use crate::pipeline::{self, Parts, Pipeline, Step, tell_set_aside};
@@ -33,13 +35,22 @@ const PUBLISH_STOP: Duration = Duration::from_millis(200);
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let loaded = super::load(common, arguments.source.as_deref())?;
+    let executable = env::current_exe().map_err(Failure::unavailable)?;
+    let held = hold(&loaded.config)?;
     let logging = logging::start(&loaded.config.log);
+    held::tell_restart();
     for (key, origin) in loaded.without_effect() {
         warn!("{origin}: `{key}` is set, but this version does not use it yet");
     }
     let config = &loaded.config;
     // First the source: what happens while a large journal is opened waits in its buffer.
-    let source = super::open_source(config)?;
+    let (source, held) = match held {
+        Some((reception, held)) => {
+            let source = Source::with_reception(reception, config.monitoring.interval);
+            (source.map_err(Failure::unavailable)?, Some(held))
+        }
+        None => (super::open_source(config)?, None),
+    };
     let requests = signals::handle(source.interrupter())?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
@@ -81,13 +92,37 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         if batch.scanned && !daemon.is_ready {
             daemon.is_ready = true;
             daemon.monitor.update(|status| status.phase = Phase::Ready);
+            held::tell_ready();
             daemon.greet(&directory);
         }
         if requests.take_reload() {
             daemon.reload(common, arguments)?;
         }
+        if requests.take_upgrade() && may_upgrade(common, arguments) {
+            daemon.stop()?;
+            return Err(held::exec(held.as_ref(), &executable));
+        }
     }
     daemon.stop()
+}
+
+/// The uevent socket, if it is wanted, and what holds it. May begin a keeper instead of returning.
+fn hold(config: &Config) -> Result<Option<(Reception, Held)>, Failure> {
+    if super::wants_uevents(config) { held::begin(super::receive_buffer_bytes(config)) } else { Ok(None) }
+}
+
+/// A daemon that would not start with its configuration goes on instead.
+fn may_upgrade(common: &Common, arguments: &Run) -> bool {
+    match super::load(common, arguments.source.as_deref()) {
+        Ok(_) => {
+            info!("upgrading: going on as what is now on disk");
+            true
+        }
+        Err(failure) => {
+            error!("not upgraded, the configuration is refused: {failure}");
+            false
+        }
+    }
 }
 
 /// Opens the door to look in, if there is to be one.

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use autoweave_usb_device::{Action, Change, Device, Event, Port};
 use autoweave_usb_journal::{Commit, CommitError, Journal, NewEvent};
+use autoweave_usb_source::kill_point;
 use tracing::{error, info};
 
-use super::Pipeline;
 use super::backlog::Backlog;
+use super::{META_RECEIVED, Pipeline};
 use crate::exit::Failure;
 use crate::http::{Severity, SourceStatus};
 
@@ -56,7 +57,11 @@ impl Pipeline {
         }
         if commit != Commit::default() {
             commit.first_seq = self.journal.last_seq() + 1;
+            // With the events, so that whoever finds the same messages again takes none twice.
+            commit.meta.push((META_RECEIVED, self.watch.position().to_string()));
+            kill_point("committing");
             self.write(&commit)?;
+            kill_point("committed");
             self.mind_backlog();
             self.count(&events);
             self.tell_monitor();

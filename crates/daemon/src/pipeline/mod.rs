@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, DeviceTable, Event, Policy, Reason};
 use autoweave_usb_journal::{Commit, Journal};
-use autoweave_usb_source::{Batch, Source, Watch};
+use autoweave_usb_source::{Batch, Source, Watch, kill_point};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info};
 
@@ -36,6 +36,9 @@ const META_BOOT_ID: &str = "boot_id";
 
 /// What the next first scan's differences are for. Persisted name.
 const META_NEXT_SCAN_REASON: &str = "next_scan_reason";
+
+/// How far the journal has what the source received. Persisted name.
+const META_RECEIVED: &str = "received";
 
 /// The producer id that events are published under, where it is not the journal's own. Persisted name.
 const META_STREAM_PRODUCER: &str = "stream_producer";
@@ -119,9 +122,10 @@ impl Pipeline {
             Some(Ok(reason)) => reason,
             Some(Err(_)) | None => Reason::Coldplug,
         };
+        let received = meta(META_RECEIVED)?.and_then(|text| text.parse().ok()).unwrap_or_default();
         let backlog = redis.is_some().then(|| Backlog::restore(&journal, max_events)).transpose();
         let backlog = backlog.map_err(Failure::io)?;
-        let mut watch = Watch::new(source, DeviceTable::restore(restored.devices), reason);
+        let mut watch = Watch::new(source, DeviceTable::restore(restored.devices), reason, received);
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
         let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
@@ -171,6 +175,7 @@ impl Pipeline {
             self.tell_monitor();
         }
         self.watch.journaled();
+        kill_point("forgotten");
         self.attend_to_stream()?;
         Ok(Step { events, batch })
     }

@@ -18,7 +18,8 @@ const SERIAL_WIDTH_MAX: usize = 40;
 /// An event that may be days old, in local time with its date.
 pub fn event_line(event: &Event) -> String {
     let &Event { action, reason, source, timestamp, edges, seq, .. } = event;
-    let edge = Edge { action, reason, source, timestamp, edges, device: event.device.clone() };
+    let edge =
+        Edge { action, reason, source, timestamp, edges, seqnum: event.seqnum, device: event.device.clone() };
     line(&edge, Some(seq), DATE_AND_TIME, TimeZone::system())
 }
 
@@ -79,7 +80,15 @@ mod tests {
     fn edge(port: &str, action: Action, reason: Reason, edges: u32) -> Edge {
         let device = bus().into_iter().find(|device| device.port().to_string() == port).unwrap();
         let timestamp = 1_767_225_600_123;
-        Edge { action, reason, source: SourceName::Uevent, timestamp, edges, device: Arc::new(device) }
+        Edge {
+            action,
+            reason,
+            source: SourceName::Uevent,
+            timestamp,
+            edges,
+            seqnum: None,
+            device: Arc::new(device),
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod columns;
 mod event;
+mod known;
 mod names;
 mod table;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What people call a device, its class and its speed.
 
 use autoweave_usb_device::{Device, PortPath, Speed};
-use usb_ids::FromId;
+
+use super::known;
 
 /// `bDeviceClass` of a device whose interfaces say what it does (usb.org, "Defined Class Codes").
 const CLASS_IN_INTERFACES: u8 = 0x00;
@@ -81,13 +82,13 @@ fn own(text: &Option<String>) -> Option<&str> {
 }
 
 fn known_vendor(id: u16) -> String {
-    let vendor = usb_ids::Vendor::from_id(id);
-    vendor.map_or_else(|| format!("Vendor {id:04x}"), |vendor| without_legal_form(vendor.name()).to_owned())
+    let vendor = known::vendor(id);
+    vendor.map_or_else(|| format!("Vendor {id:04x}"), |vendor| without_legal_form(vendor).to_owned())
 }
 
 fn known_product(device: &Device) -> String {
-    let known = usb_ids::Device::from_vid_pid(device.vendor_id, device.product_id);
-    known.map_or_else(|| format!("Device {:04x}", device.product_id), |known| known.name().to_owned())
+    let known = known::product(device.vendor_id, device.product_id);
+    known.map_or_else(|| format!("Device {:04x}", device.product_id), str::to_owned)
 }
 
 /// `Logitech` of `Logitech, Inc.`
@@ -156,8 +157,8 @@ fn class_name(class: u8) -> String {
         0xfe => "application",
         0xff => "vendor",
         _ => {
-            let known = usb_ids::Class::from_id(class).filter(|_| class != CLASS_IN_INTERFACES);
-            return known.map_or_else(|| format!("class {class:02x}"), |known| known.name().to_owned());
+            let known = known::class(class).filter(|_| class != CLASS_IN_INTERFACES);
+            return known.map_or_else(|| format!("class {class:02x}"), str::to_owned);
         }
     };
     short.to_owned()

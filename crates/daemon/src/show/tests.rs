@@ -268,6 +268,7 @@ proptest! {
     #[test]
     fn an_event_is_one_harmless_line_of_bounded_length(device in hostile_device(), timestamp in any::<u64>()) {
         let edge = Edge {
+            seqnum: None,
             action: Action::Attach,
             reason: Reason::Reboot,
             source: SourceName::Replay,

@@ -53,6 +53,8 @@ pub struct Edge {
     pub timestamp: u64,
     /// How many observed edges it stands for, at least 1.
     pub edges: u32,
+    /// The kernel's number of the last uevent it came from, if it came from one.
+    pub seqnum: Option<u64>,
     /// The device.
     pub device: Arc<Device>,
 }
@@ -116,6 +118,7 @@ struct Pending {
 #[derive(Debug, Clone, Copy)]
 struct Cause {
     number: u64,
+    seqnum: Option<u64>,
     at: Moment,
     reason: Reason,
     source: SourceName,
@@ -143,8 +146,8 @@ impl DeviceTable {
     /// Windows that ended before the observation are settled first.
     pub fn observe(&mut self, observed: &Observed, scan_reason: Reason) -> Vec<Change> {
         let mut out = self.advance(observed.at.mono_ms);
-        let &Observed { number, at, source, .. } = observed;
-        let cause = |reason| Cause { number, at, reason, source };
+        let &Observed { number, seqnum, at, source, .. } = observed;
+        let cause = |reason| Cause { number, seqnum, at, reason, source };
         match &observed.observation {
             Observation::Arrived { reading } => self.arrived(reading, cause(Reason::Hotplug), &mut out),
             Observation::Left { port, address } => {
@@ -191,20 +194,26 @@ impl DeviceTable {
         self.windows.first().filter(|_| !self.is_held).map(|(ends_at, _)| *ends_at)
     }
 
-    /// The lowest number of an observation that waits for the end of a debounce window. Not of one that waits
-    /// for a scan or is held, whose net effect the scan of a daemon that starts anew finds.
-    pub fn first_pending(&self) -> Option<u64> {
+    /// The ports with observations of which nothing was told yet, with the number of the first of them: they wait for
+    /// the end of a debounce window, or for a scan. Not of those that are held, whose net effect the scan of a daemon
+    /// that starts anew finds.
+    pub fn pending(&self) -> BTreeMap<Port, u64> {
         if self.is_held {
-            return None;
+            return BTreeMap::new();
         }
-        let pending = |(_, port): &(u64, Port)| self.ports.get(port)?.window.as_ref()?.pending;
-        self.windows.iter().filter_map(pending).map(|pending| pending.first_number).min()
+        let pending = |(port, state): (&Port, &State)| {
+            let in_window = state.window.as_ref().and_then(|window| window.pending);
+            let orphan = state.orphan.map(|cause| cause.number);
+            let first = in_window.map(|pending| pending.first_number).into_iter().chain(orphan).min();
+            first.map(|first| (*port, first))
+        };
+        self.ports.iter().filter_map(pending).collect()
     }
 
     /// The machine was booted anew: whatever was connected then is gone, children before their hubs.
     pub fn reboot(&mut self, at: Moment, source: SourceName) -> Vec<Change> {
         let mut out = Vec::new();
-        let cause = Cause { number: 0, at, reason: Reason::Reboot, source };
+        let cause = Cause { number: 0, seqnum: None, at, reason: Reason::Reboot, source };
         let ports: Vec<Port> = self.ports.keys().rev().copied().collect();
         for port in ports {
             self.state(port).present = None;
@@ -217,7 +226,7 @@ impl DeviceTable {
     pub fn set_policy(&mut self, policy: Policy, at: Moment, source: SourceName) -> Vec<Change> {
         let mut out = self.flush();
         self.policy = policy;
-        let cause = Cause { number: 0, at, reason: Reason::Reconcile, source };
+        let cause = Cause { number: 0, seqnum: None, at, reason: Reason::Reconcile, source };
         let (mut newly_hidden, mut newly_shown) = (Vec::new(), Vec::new());
         for (port, state) in &mut self.ports {
             let Some(present) = &state.present else { continue };
@@ -547,7 +556,7 @@ impl Pending {
 
 impl Cause {
     fn change(self, action: Action, device: Arc<Device>, edges: u32, timestamp: u64) -> Change {
-        let Self { reason, source, .. } = self;
-        Change::Edge(Edge { action, reason, source, timestamp, edges, device })
+        let Self { reason, source, seqnum, .. } = self;
+        Change::Edge(Edge { action, reason, source, timestamp, edges, seqnum, device })
     }
 }

@@ -1,14 +1,17 @@
 //! Linux: kernel uevents say that something happened, sysfs says what is there.
 
+mod landing;
+mod log;
+mod mapping;
 mod netlink;
 mod observer;
 mod readers;
 mod receiver;
+mod reception;
 mod ring;
 mod sysfs;
 pub mod uevent;
 
-pub use netlink::UeventSocket;
-pub use observer::spawn;
-pub use ring::Ring;
+pub use observer::{Observing, spawn};
+pub use reception::Reception;
 pub use sysfs::{Sysfs, Unread};

@@ -1,42 +1,24 @@
 //! The kernel's uevent socket: `lib/kobject_uevent.c`, `net/netlink/af_netlink.c`, netlink(7).
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::cmsg_space;
-use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType,
-    UnixCredentials, bind, recvmsg, setsockopt, socket, sockopt,
+    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, setsockopt, socket,
+    sockopt,
 };
+
+/// `NETLINK_KOBJECT_UEVENT`, `include/uapi/linux/netlink.h`.
+const PROTOCOL: u32 = 15;
 
 /// What the kernel itself sends, at once; group 2 is udevd's repetition after its rules have run.
 const KERNEL_GROUP: u32 = 1;
-
-/// The kernel builds a message in 2048 bytes (`UEVENT_BUFFER_SIZE`) behind its header; the rest is room for
-/// kernels to come. What is longer is noticed and counts as lost.
-pub const MESSAGE_BYTES_MAX: usize = 8192;
 
 /// An open, bound, non-blocking uevent socket.
 #[derive(Debug)]
 pub struct UeventSocket {
     fd: OwnedFd,
-}
-
-/// One look at the socket.
-#[derive(Debug)]
-pub enum Received {
-    /// A message of the kernel's, of this many bytes, is at the start of the buffer.
-    Message(usize),
-    /// A message of the kernel's did not fit.
-    Truncated,
-    /// Someone else wrote to the socket. Dropped.
-    Foreign,
-    /// The receive buffer was full and messages were lost (`ENOBUFS`). Comes before those that were kept;
-    /// until all of them are read, the kernel drops every new one without saying so again.
-    Overrun,
-    /// Nothing there now.
-    Empty,
 }
 
 impl UeventSocket {
@@ -49,12 +31,29 @@ impl UeventSocket {
         let kind = SockProtocol::NetlinkKObjectUEvent;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, kind)?;
         setsockopt(&fd, sockopt::PassCred, &true)?;
-        // Over `net.core.rmem_max` only with CAP_NET_ADMIN in the initial user namespace.
-        if setsockopt(&fd, sockopt::RcvBufForce, &buffer_bytes).is_err() {
-            setsockopt(&fd, sockopt::RcvBuf, &buffer_bytes)?;
-        }
+        ask_for_buffer(&fd, buffer_bytes)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP))?;
         Ok(Self { fd })
+    }
+
+    /// Goes on with a socket that somebody else opened and bound. `None`: it is no uevent socket of the kernel's group.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn adopt(fd: OwnedFd, buffer_bytes: usize) -> io::Result<Option<Self>> {
+        let adopted = Self { fd };
+        let groups = getsockname::<NetlinkAddr>(adopted.fd.as_raw_fd()).map(|address| address.groups());
+        let is_uevent = entry(adopted.inode()?).is_some_and(|entry| entry.protocol == PROTOCOL);
+        if !is_uevent || groups.is_ok_and(|groups| groups & KERNEL_GROUP == 0) {
+            return Ok(None);
+        }
+        fcntl(&adopted.fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        fcntl(&adopted.fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        setsockopt(&adopted.fd, sockopt::PassCred, &true)?;
+        if adopted.buffer_bytes()? < buffer_bytes {
+            ask_for_buffer(&adopted.fd, buffer_bytes)?;
+        }
+        Ok(Some(adopted))
     }
 
     /// The receive buffer the kernel granted, in bytes as it counts them: twice what was asked for, of which a
@@ -66,35 +65,6 @@ impl UeventSocket {
         Ok(nix::sys::socket::getsockopt(&self.fd, sockopt::RcvBuf)?)
     }
 
-    /// Takes the next message without waiting.
-    ///
-    /// # Errors
-    /// The socket is broken: nothing more will come of it.
-    pub fn receive(&self, buffer: &mut [u8; MESSAGE_BYTES_MAX]) -> io::Result<Received> {
-        let mut control = cmsg_space!(UnixCredentials);
-        let mut slices = [IoSliceMut::new(buffer)];
-        let fd = self.fd.as_raw_fd();
-        let message = match recvmsg::<NetlinkAddr>(fd, &mut slices, Some(&mut control), MsgFlags::empty()) {
-            Ok(message) => message,
-            Err(Errno::EAGAIN) => return Ok(Received::Empty),
-            Err(Errno::ENOBUFS) => return Ok(Received::Overrun),
-            Err(Errno::EINTR) => return self.receive(buffer),
-            Err(errno) => return Err(errno.into()),
-        };
-        // The kernel's own messages come from port 0. So do those that a process with CAP_SYS_ADMIN in the
-        // network's user namespace has the kernel broadcast: they bear its pid but root's uid, and that
-        // process could plug real devices as well.
-        let from_kernel = message.address.is_some_and(|address| address.pid() == 0);
-        let from_root = message.cmsgs()?.any(
-            |control| matches!(control, ControlMessageOwned::ScmCredentials(sender) if sender.uid() == 0),
-        );
-        Ok(match (from_kernel && from_root, message.flags.contains(MsgFlags::MSG_TRUNC)) {
-            (false, _) => Received::Foreign,
-            (true, true) => Received::Truncated,
-            (true, false) => Received::Message(message.bytes),
-        })
-    }
-
     /// The socket's inode, by which [`drops`] knows it.
     ///
     /// # Errors
@@ -104,14 +74,30 @@ impl UeventSocket {
     }
 }
 
-/// How many messages the kernel has dropped on a socket (`/proc/net/netlink`, column `Drops`).
+/// Over `net.core.rmem_max` only with CAP_NET_ADMIN in the initial user namespace.
+fn ask_for_buffer(fd: &OwnedFd, bytes: usize) -> io::Result<()> {
+    setsockopt(fd, sockopt::RcvBufForce, &bytes).or_else(|_| setsockopt(fd, sockopt::RcvBuf, &bytes))?;
+    Ok(())
+}
+
+/// How many messages the kernel has dropped on a socket.
 pub fn drops(inode: u64) -> Option<u64> {
+    entry(inode).map(|entry| entry.drops)
+}
+
+struct Entry {
+    protocol: u32,
+    drops: u64,
+}
+
+/// The line of a socket in `/proc/net/netlink`.
+fn entry(inode: u64) -> Option<Entry> {
     let table = std::fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
     // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
     let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    columns
-        .filter(|columns| columns.get(9).and_then(|column| column.parse().ok()) == Some(inode))
-        .find_map(|columns| columns[8].parse().ok())
+    columns.filter(|columns| columns.get(9).and_then(|column| column.parse().ok()) == Some(inode)).find_map(
+        |columns| Some(Entry { protocol: columns[1].parse().ok()?, drops: columns[8].parse().ok()? }),
+    )
 }
 
 impl AsFd for UeventSocket {

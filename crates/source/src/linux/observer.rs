@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
 
-use super::netlink::{self, UeventSocket};
+use super::netlink;
 use super::readers::{Done, Job, Readers};
 use super::receiver::Receiver;
+use super::reception::Reception;
 use super::ring::{Content, RawMessage, Ring};
 use super::sysfs::{Sysfs, Unread};
 use super::uevent::{self, Uevent};
-use crate::{Closed, Counters, SourceError, Started, Wire, clock};
+use crate::{Closed, Counters, Position, SourceError, Started, Wire, clock, kill_point};
 
 /// How long an attach waits for its device to be readable.
 const READ_LIMIT: Duration = Duration::from_millis(200);
@@ -54,14 +55,32 @@ pub struct Observer {
     /// The ticket of the drain after which to end, once asked to finish.
     last_drain: Option<u64>,
     socket_inode: u64,
-    drops: u64,
+    /// What need not be told: a daemon before this one did.
+    told: Position,
+}
+
+/// A running observer.
+#[derive(Debug)]
+pub struct Observing {
+    /// What it takes from.
+    pub ring: Arc<Ring>,
+    /// Where it runs.
+    pub thread: Thread,
+    /// Takes what need not be told, and lets it begin.
+    pub start: mpsc::Sender<Position>,
 }
 
 /// A place in the order of observations.
 struct Slot {
-    number: u64,
-    at: Moment,
+    place: Place,
     content: Pending,
+}
+
+/// What an observation came from.
+struct Place {
+    number: u64,
+    seqnum: Option<u64>,
+    at: Moment,
 }
 
 enum Pending {
@@ -119,6 +138,7 @@ impl Observer {
         readers: Readers,
         receiver: Receiver,
         socket_inode: u64,
+        told: Position,
     ) -> Self {
         Self {
             started,
@@ -133,7 +153,7 @@ impl Observer {
             is_scan_wanted: false,
             last_drain: None,
             socket_inode,
-            drops: 0,
+            told,
         }
     }
 
@@ -184,6 +204,7 @@ impl Observer {
         let room = SLOTS_MAX.saturating_sub(self.slots.len());
         for _ in 0..room {
             let Some(message) = self.receiver.ring.take() else { return true };
+            kill_point("taken");
             self.take(message);
         }
         false
@@ -191,26 +212,30 @@ impl Observer {
 
     fn take(&mut self, RawMessage { number, at, content }: RawMessage) {
         let Content::Uevent(bytes) = &content else {
-            self.overrun(number, at);
+            if !self.told.covers(number, None) {
+                self.overrun(number, at);
+            }
             return;
         };
+        let place = Place { number, seqnum: uevent::seqnum(bytes), at };
         match uevent::parse(bytes) {
+            Ok(uevent) if self.told.covers(number, uevent.port()) => self.receiver.ring.discard(number),
             Ok(Uevent::Added { devpath, bare }) => {
                 self.touch(bare.port);
-                self.start_reading(number, at, devpath, bare, Fallback::Arrived);
+                self.start_reading(place, devpath, bare, Fallback::Arrived);
             }
             Ok(Uevent::Changed { devpath, bare }) => {
                 self.touch(bare.port);
-                self.start_reading(number, at, devpath, bare, Fallback::Nothing);
+                self.start_reading(place, devpath, bare, Fallback::Nothing);
             }
             Ok(Uevent::Removed { port, address }) => {
                 self.touch(port);
-                self.push(number, at, Pending::Ready(Observation::Left { port, address }));
+                self.push(place, Pending::Ready(Observation::Left { port, address }));
             }
             Ok(Uevent::Bound { port, interface, driver }) => {
                 self.touch(port);
                 let driver = driver.map(str::to_owned);
-                self.push(number, at, Pending::Ready(Observation::Bound { port, interface, driver }));
+                self.push(place, Pending::Ready(Observation::Bound { port, interface, driver }));
             }
             Ok(Uevent::Other) => self.receiver.ring.discard(number),
             Err(_) => {
@@ -223,30 +248,22 @@ impl Observer {
     }
 
     fn overrun(&mut self, number: u64, at: Moment) {
-        let drops = netlink::drops(self.socket_inode);
-        let lost = drops.map(|drops| drops.saturating_sub(std::mem::replace(&mut self.drops, drops)));
+        let lost = netlink::drops(self.socket_inode).map(|drops| self.receiver.ring.lost(drops));
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost.unwrap_or(0));
-        self.push(number, at, Pending::Ready(Observation::Overrun { lost }));
+        self.push(Place { number, seqnum: None, at }, Pending::Ready(Observation::Overrun { lost }));
         // A scan that is under way began before the loss and may have missed what was lost.
         self.scan = Scan::Idle;
         self.is_scan_wanted = true;
     }
 
-    fn start_reading(
-        &mut self,
-        number: u64,
-        at: Moment,
-        devpath: &str,
-        bare: Box<Reading>,
-        fallback: Fallback,
-    ) {
+    fn start_reading(&mut self, place: Place, devpath: &str, bare: Box<Reading>, fallback: Fallback) {
         let ticket = self.first_ticket + self.slots.len() as u64;
         let deadline = Instant::now() + READ_LIMIT;
         let pending = Pending::Reading { bare, deadline, fallback };
         let Pending::Reading { bare, .. } = &pending else { return };
         let is_being_read = self.readers.announced(ticket, devpath, bare, deadline);
-        self.push(number, at, if is_being_read { pending } else { self.unread(pending) });
+        self.push(place, if is_being_read { pending } else { self.unread(pending) });
     }
 
     /// The device could not be read although it is there.
@@ -257,8 +274,13 @@ impl Observer {
         pending.without_reading()
     }
 
-    fn push(&mut self, number: u64, at: Moment, content: Pending) {
-        self.slots.push_back(Slot { number, at, content });
+    fn push(&mut self, place: Place, content: Pending) {
+        self.slots.push_back(Slot { place, content });
+    }
+
+    /// The place of what no message told, but a look at sysfs behind the last one.
+    fn here(&self) -> Place {
+        Place { number: self.receiver.ring.taken(), seqnum: None, at: clock::now() }
     }
 
     fn read(&mut self, done: Done) {
@@ -274,8 +296,7 @@ impl Observer {
             // Too late to be told at the attach, but not to be known at the detach.
             if let Ok(reading) = outcome {
                 let observation = Observation::Refreshed { reading: Box::new(reading) };
-                let number = self.receiver.ring.taken();
-                self.push(number, clock::now(), Pending::Ready(observation));
+                self.push(self.here(), Pending::Ready(observation));
             }
             return;
         };
@@ -297,12 +318,19 @@ impl Observer {
     fn release(&mut self) -> Result<(), Closed> {
         let is_waiting = |slot: &Slot| matches!(&slot.content, Pending::Reading { deadline, .. } if Instant::now() < *deadline);
         while self.slots.front().is_some_and(|slot| !is_waiting(slot)) {
-            let Some(Slot { number, at, content }) = self.slots.pop_front() else { return Ok(()) };
+            let Some(Slot { place, content }) = self.slots.pop_front() else { return Ok(()) };
+            let Place { number, seqnum, at } = place;
             self.first_ticket += 1;
             match self.unread(content) {
                 Pending::Ready(observation) => {
                     let source = SourceName::Uevent;
-                    self.started.wire.send(Wire::Observed(Observed { number, at, source, observation }))?;
+                    self.started.wire.send(Wire::Observed(Observed {
+                        number,
+                        seqnum,
+                        at,
+                        source,
+                        observation,
+                    }))?;
                 }
                 _ => self.receiver.ring.discard(number),
             }
@@ -400,7 +428,7 @@ impl Observer {
             if again { self.rescan_pause.saturating_mul(2).min(interval) } else { RESCAN_PAUSE };
         unread.extend(touched);
         let observation = Observation::Scan { readings, except: unread };
-        self.push(self.receiver.ring.taken(), clock::now(), Pending::Ready(observation));
+        self.push(self.here(), Pending::Ready(observation));
         Scan::Idle
     }
 
@@ -443,26 +471,30 @@ impl Pending {
     }
 }
 
-/// Starts an observer on a thread of its own, and the receiver and the readers that feed it.
+/// Starts a receiver, readers, and an observer on a thread of its own that waits for [`Observing::start`].
 ///
 /// # Errors
-/// No more threads can be had.
-pub fn spawn(started: Started, socket: UeventSocket) -> io::Result<(Arc<Ring>, Thread)> {
+/// No more threads or memory can be had.
+pub fn spawn(started: Started, reception: Reception) -> io::Result<Observing> {
     let sysfs = Sysfs::new("/sys");
-    let socket_inode = socket.inode()?;
+    let socket_inode = reception.socket_inode()?;
     let (sender, ring) = mpsc::sync_channel(1);
+    let (start, told) = mpsc::channel();
     let thread = thread::Builder::new().name("usb-observe".to_owned()).spawn(move || {
         let me = thread::current();
-        let parts = Receiver::spawn(socket, started.counters.clone(), me.clone())
+        let parts = Receiver::spawn(reception, started.counters.clone(), me.clone())
             .and_then(|receiver| Ok((receiver, Readers::spawn(&sysfs, &me)?)));
         match parts {
             Ok((receiver, readers)) => {
                 let _ = sender.send(Ok(receiver.ring.clone()));
-                Observer::new(started, sysfs, readers, receiver, socket_inode).run();
+                // Without a start the source was dropped.
+                if let Ok(told) = told.recv() {
+                    Observer::new(started, sysfs, readers, receiver, socket_inode, told).run();
+                }
             }
             Err(error) => drop(sender.send(Err(error))),
         }
     })?;
     let ring = ring.recv().unwrap_or_else(|_| Err(io::Error::other("the observer ended at once")))?;
-    Ok((ring, thread.thread().clone()))
+    Ok(Observing { ring, thread: thread.thread().clone(), start })
 }

@@ -10,10 +10,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::netlink::{MESSAGE_BYTES_MAX, Received, UeventSocket};
+use super::landing::{Landed, Landing, Look};
+use super::netlink::UeventSocket;
+use super::reception::{Received, Reception};
 use super::ring::{Content, Ring};
-use super::uevent;
-use crate::{Counters, clock};
+use crate::{Counters, clock, kill_point};
 
 /// The receiving side: a thread that moves messages from the socket to the ring.
 #[derive(Debug)]
@@ -29,10 +30,11 @@ impl Receiver {
     ///
     /// # Errors
     /// No more threads or files can be had.
-    pub fn spawn(socket: UeventSocket, counters: Arc<Counters>, observer: Thread) -> io::Result<Self> {
-        let ring = Arc::new(Ring::default());
+    pub fn spawn(reception: Reception, counters: Arc<Counters>, observer: Thread) -> io::Result<Self> {
+        let Received { socket, landing, log } = reception.receive()?;
+        let ring = Arc::new(Ring::new(log));
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-        let run = Run { socket, counters, observer, ring: ring.clone(), wake: wake.clone() };
+        let mut run = Run { socket, landing, counters, observer, ring: ring.clone(), wake: wake.clone() };
         let thread = thread::Builder::new().name("usb-receive".to_owned()).spawn(move || {
             if let Err(error) = run.run() {
                 run.ring.fail(error);
@@ -62,6 +64,7 @@ impl Drop for Receiver {
 
 struct Run {
     socket: UeventSocket,
+    landing: Landing,
     counters: Arc<Counters>,
     observer: Thread,
     ring: Arc<Ring>,
@@ -69,36 +72,37 @@ struct Run {
 }
 
 impl Run {
-    fn run(&self) -> io::Result<()> {
-        let mut buffer = [0; MESSAGE_BYTES_MAX];
-        loop {
+    fn run(&mut self) -> io::Result<()> {
+        while let Some(log_tail) = self.ring.reserve() {
             let asked = self.ring.last_drain_asked();
-            let content = match self.socket.receive(&mut buffer)? {
-                Received::Message(bytes) if uevent::is_usb(&buffer[..bytes]) => {
-                    Content::Uevent(buffer[..bytes].into())
-                }
-                Received::Message(_) => continue,
-                Received::Foreign => {
-                    Counters::add(&self.counters.foreign, 1);
-                    continue;
-                }
-                Received::Truncated | Received::Overrun => Content::Overrun,
-                Received::Empty => {
+            match self.landing.receive(&self.socket, log_tail)? {
+                Look::Messages(count) => self.keep(count),
+                Look::Overrun => self.ring.push(clock::now(), &Content::Overrun),
+                Look::Empty => {
                     self.ring.answer_drain(asked);
                     self.observer.unpark();
                     self.wait()?;
                     // Nothing to read means that the socket woke us.
                     let _ = self.wake.read();
-                    if self.ring.is_closed() {
-                        return Ok(());
-                    }
                     continue;
                 }
-            };
-            if !self.ring.push(clock::now(), content) {
-                return Ok(());
             }
             self.observer.unpark();
+        }
+        Ok(())
+    }
+
+    fn keep(&self, count: usize) {
+        let at = clock::now();
+        kill_point("landed");
+        for index in 0..count {
+            if self.landing.landed(index) == Landed::Foreign {
+                Counters::add(&self.counters.foreign, 1);
+            }
+            if let Some(content) = self.landing.content(index) {
+                self.ring.push(at, &content);
+                kill_point("appended");
+            }
         }
     }
 

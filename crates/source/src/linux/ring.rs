@@ -1,9 +1,10 @@
 //! The received messages, from the socket until the journal has them.
 //!
-//! The receiver puts messages in and numbers them; the observer takes each once; the journal's owner says up
-//! to which number everything is written down, and then they are forgotten. Full, it forgets the oldest that
-//! were taken, whose port the next start's scan would look at; full of messages that nobody took, it makes the
-//! receiver wait, and the kernel's receive buffer collects what comes meanwhile.
+//! The receiver puts messages in; the observer takes each once; the journal's owner says up to which number
+//! everything is written down, and then they are forgotten. They lie in a [`Log`], so that the next daemon finds
+//! what this one did not get to. Full, it makes the receiver wait, and the kernel's receive buffer collects what
+//! comes meanwhile; only what waits for the end of a debounce window gives way, because the next start's scan
+//! would find what it came to.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,13 +13,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use autoweave_usb_device::Moment;
 
-/// How much is kept in memory, in bytes of messages: about 3,000 of them. The kernel's buffer holds the rest.
-const BYTES_MAX: usize = 1 << 20;
+use super::landing::BATCH_BYTES_MAX;
+use super::log::{Log, record_bytes};
 
 /// A message with its place in the flow.
 #[derive(Debug, Clone)]
 pub struct RawMessage {
-    /// From 1, without a gap.
+    /// Rising, with gaps.
     pub number: u64,
     /// When it was received.
     pub at: Moment,
@@ -36,7 +37,7 @@ pub enum Content {
 }
 
 /// See the module's description.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Ring {
     state: Mutex<State>,
     room: Condvar,
@@ -44,15 +45,17 @@ pub struct Ring {
     drains_asked: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    /// Everything not yet forgotten; `bool` when it need not be kept any longer.
-    messages: VecDeque<(RawMessage, bool)>,
-    bytes: usize,
-    /// The number of the last message that was put in.
-    last: u64,
+    log: Log,
+    /// The number of every message in the log; `bool` when it need not be kept any longer.
+    messages: VecDeque<(u64, bool)>,
+    /// How many of them were taken.
+    next: usize,
     /// The number of the last message that was taken.
     taken: u64,
+    /// What comes of messages up to this one is written down or waits for the end of a window.
+    processed: u64,
     drains_answered: u64,
     /// The last message that was in when the latest drain was answered.
     drained_at: u64,
@@ -61,53 +64,85 @@ struct State {
 }
 
 impl Ring {
-    /// Puts a message in, waiting for room. False when the ring was closed.
-    pub fn push(&self, at: Moment, content: Content) -> bool {
-        let bytes = content.bytes();
-        let is_full = |state: &mut State| !state.closed && !state.make_room(bytes);
-        let guard = self.room.wait_while(self.lock(), is_full);
-        let mut state = guard.unwrap_or_else(PoisonError::into_inner);
-        if state.closed {
-            return false;
+    /// A ring with what is in `log`.
+    pub fn new(mut log: Log) -> Self {
+        let mut messages = VecDeque::new();
+        let mut place = log.head();
+        while let Some(message) = log.read(place) {
+            place = message.number;
+            messages.push_back((place, false));
         }
-        state.last += 1;
-        state.bytes += bytes;
-        let number = state.last;
-        state.messages.push_back((RawMessage { number, at, content }, false));
-        true
+        // Nothing that this program writes ends here; what cannot be read is left to the scan.
+        log.cut(place);
+        let taken = log.head();
+        let state = State {
+            log,
+            messages,
+            next: 0,
+            taken,
+            processed: 0,
+            drains_answered: 0,
+            drained_at: 0,
+            closed: false,
+            failure: None,
+        };
+        Self { state: Mutex::new(state), room: Condvar::new(), drains_asked: AtomicU64::new(0) }
+    }
+
+    /// A name that no other ring has.
+    pub fn id(&self) -> String {
+        self.lock().log.id().to_owned()
+    }
+
+    /// How many messages were lost since the last time, now that the kernel has dropped `drops`.
+    pub fn lost(&self, drops: u64) -> u64 {
+        let mut state = self.lock();
+        let before = state.log.drops();
+        state.log.told_drops(drops);
+        drops.saturating_sub(before)
+    }
+
+    /// Waits until a batch fits, and returns where the log ends. `None` when the ring was closed.
+    pub fn reserve(&self) -> Option<u64> {
+        let is_full = |state: &mut State| !state.closed && !state.make_room();
+        let guard = self.room.wait_while(self.lock(), is_full);
+        let state = guard.unwrap_or_else(PoisonError::into_inner);
+        (!state.closed).then(|| state.log.tail())
+    }
+
+    /// Puts in a message of a batch that has room.
+    pub fn push(&self, at: Moment, content: &Content) {
+        let mut state = self.lock();
+        let number = state.log.append(at, content);
+        state.messages.push_back((number, false));
     }
 
     /// Takes the next message, if there is one.
     pub fn take(&self) -> Option<RawMessage> {
         let mut state = self.lock();
-        let first = state.messages.front()?.0.number;
-        let next = usize::try_from((state.taken + 1).max(first) - first).ok()?;
-        let message = state.messages.get(next)?.0.clone();
+        let before = state.next.checked_sub(1).and_then(|index| state.messages.get(index));
+        let place = before.map_or(state.log.head(), |(number, _)| *number);
+        let message = state.log.read(place)?;
+        state.next += 1;
         state.taken = message.number;
-        drop(state);
-        self.room.notify_one();
         Some(message)
     }
 
     /// The message led to nothing that has to be written down.
     pub fn discard(&self, number: u64) {
         let mut state = self.lock();
-        if let Some(first) = state.messages.front().map(|(message, _)| message.number)
-            && let Some(index) = number.checked_sub(first).and_then(|index| usize::try_from(index).ok())
-            && let Some((_, done)) = state.messages.get_mut(index)
-        {
-            *done = true;
+        if let Ok(index) = state.messages.binary_search_by_key(&number, |(number, _)| *number) {
+            state.messages[index].1 = true;
         }
         self.forget(state);
     }
 
-    /// Everything that came of messages up to `number` is written down.
-    pub fn journaled(&self, number: u64) {
+    /// Everything that came of messages up to `written` is written down; what came of those up to `processed` is,
+    /// or waits for the end of a debounce window.
+    pub fn journaled(&self, written: u64, processed: u64) {
         let mut state = self.lock();
-        for (message, done) in &mut state.messages {
-            if message.number > number {
-                break;
-            }
+        state.processed = processed;
+        for (_, done) in state.messages.iter_mut().take_while(|(number, _)| *number <= written) {
             *done = true;
         }
         self.forget(state);
@@ -129,7 +164,7 @@ impl Ring {
         let mut state = self.lock();
         if ticket > state.drains_answered {
             state.drains_answered = ticket;
-            state.drained_at = state.last;
+            state.drained_at = state.log.tail();
         }
     }
 
@@ -149,11 +184,6 @@ impl Ring {
     pub fn close(&self) {
         self.lock().closed = true;
         self.room.notify_all();
-    }
-
-    /// Whether the receiver is to end.
-    pub fn is_closed(&self) -> bool {
-        self.lock().closed
     }
 
     /// The receiver cannot go on.
@@ -179,69 +209,130 @@ impl Ring {
 }
 
 impl State {
-    /// Forgets what was taken until `bytes` more fit. False if they do not.
-    fn make_room(&mut self, bytes: usize) -> bool {
-        while self.bytes + bytes > BYTES_MAX && self.forget_first() {}
-        self.bytes == 0 || self.bytes + bytes <= BYTES_MAX
+    /// Forgets what may give way until a batch fits. False if it does not.
+    fn make_room(&mut self) -> bool {
+        let may_give_way =
+            |state: &Self| state.messages.front().is_some_and(|(number, _)| *number <= state.processed);
+        while self.log.room() < BATCH_BYTES_MAX && may_give_way(self) && self.forget_first() {}
+        self.log.room() >= BATCH_BYTES_MAX
     }
 
     /// Forgets the oldest message, if it was taken.
     fn forget_first(&mut self) -> bool {
-        if self.messages.front().is_none_or(|(message, _)| message.number > self.taken) {
+        if self.next == 0 {
             return false;
         }
-        self.bytes -= self.messages.pop_front().map_or(0, |(message, _)| message.content.bytes());
+        let Some((number, _)) = self.messages.pop_front() else { return false };
+        self.next -= 1;
+        self.log.forget(number);
         true
     }
 }
 
 impl Content {
-    fn bytes(&self) -> usize {
-        let payload = match self {
-            Self::Uevent(message) => message.len(),
-            Self::Overrun => 0,
-        };
-        payload + size_of::<RawMessage>()
+    /// What it takes in the log.
+    pub fn record_bytes(&self) -> usize {
+        match self {
+            Self::Uevent(message) => record_bytes(message.len()),
+            Self::Overrun => record_bytes(0),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::log::LOG_BYTES;
+    use crate::linux::mapping;
+
+    const BYTES: usize = size_of::<crate::linux::log::Layout>();
+
+    fn ring() -> Ring {
+        Ring::new(Log::open(mapping::create(BYTES).unwrap(), 0).unwrap())
+    }
+
     fn uevent(bytes: usize) -> Content {
-        Content::Uevent(vec![0; bytes].into())
+        Content::Uevent(vec![7; bytes].into())
+    }
+
+    fn push(ring: &Ring, bytes: usize) -> u64 {
+        assert!(ring.reserve().is_some());
+        ring.push(Moment::default(), &uevent(bytes));
+        ring.lock().log.tail()
+    }
+
+    fn kept(ring: &Ring) -> Vec<u64> {
+        ring.lock().messages.iter().map(|(number, _)| *number).collect()
     }
 
     #[test]
     fn each_message_is_taken_once_and_kept_until_it_is_journaled() {
-        let ring = Ring::default();
-        for _ in 0..3 {
-            assert!(ring.push(Moment::default(), uevent(1)));
-        }
-        assert_eq!(std::iter::from_fn(|| ring.take()).map(|m| m.number).collect::<Vec<_>>(), [1, 2, 3]);
-        let kept = || ring.lock().messages.iter().map(|(message, _)| message.number).collect::<Vec<_>>();
-        ring.discard(2);
-        assert_eq!(kept(), [1, 2, 3]);
-        ring.journaled(1);
-        assert_eq!(kept(), [3]);
-        ring.discard(1);
-        ring.journaled(99);
-        assert_eq!((kept(), ring.lock().bytes), (vec![], 0));
+        let ring = ring();
+        let numbers = [1, 2, 3].map(|bytes| push(&ring, bytes));
+        assert_eq!(std::iter::from_fn(|| ring.take()).map(|m| m.number).collect::<Vec<_>>(), numbers);
+        ring.discard(numbers[1]);
+        assert_eq!(kept(&ring), numbers);
+        ring.journaled(numbers[0], numbers[0]);
+        assert_eq!(kept(&ring), [numbers[2]]);
+        ring.discard(numbers[0]);
+        ring.journaled(u64::MAX, u64::MAX);
+        assert_eq!((kept(&ring), ring.lock().log.room()), (vec![], LOG_BYTES));
     }
 
     #[test]
     fn what_nobody_took_is_not_forgotten() {
-        let ring = Ring::default();
-        ring.push(Moment::default(), uevent(1));
-        ring.journaled(u64::MAX);
-        assert_eq!(ring.take().map(|message| message.number), Some(1));
+        let ring = ring();
+        let number = push(&ring, 1);
+        ring.journaled(u64::MAX, u64::MAX);
+        assert_eq!(ring.take().map(|message| message.number), Some(number));
+    }
+
+    #[test]
+    fn the_next_daemon_finds_what_is_not_journaled() {
+        let memory = mapping::create(BYTES).unwrap();
+        let open = || Ring::new(Log::open(&memory, 0).unwrap());
+        let first = open();
+        // Several times around the memory.
+        for round in 0..20_000usize {
+            let number = push(&first, round % 977);
+            assert_eq!(first.take().map(|message| message.number), Some(number));
+            first.journaled(number, number);
+        }
+        let numbers = [5, 0, 900].map(|bytes| push(&first, bytes));
+        first.push(Moment { wall_ms: 1, mono_ms: 2 }, &Content::Overrun);
+        first.take();
+        let id = first.id();
+        drop(first);
+
+        let second = open();
+        assert_eq!(second.id(), id);
+        let found: Vec<RawMessage> = std::iter::from_fn(|| second.take()).collect();
+        assert_eq!(found.iter().map(|message| message.number).take(3).collect::<Vec<_>>(), numbers);
+        let texts = found[..3].iter().map(|message| match &message.content {
+            Content::Uevent(text) if text.iter().all(|byte| *byte == 7) => text.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(texts.collect::<Vec<_>>(), [5, 0, 900]);
+        assert!(matches!(
+            found[3],
+            RawMessage { at: Moment { wall_ms: 1, mono_ms: 2 }, content: Content::Overrun, .. }
+        ));
+        assert_eq!(found.len(), 4);
+    }
+
+    #[test]
+    fn what_was_lost_is_counted_over_daemons() {
+        let memory = mapping::create(BYTES).unwrap();
+        let open = || Ring::new(Log::open(&memory, 0).unwrap());
+        assert_eq!(open().lost(3), 3);
+        assert_eq!((open().lost(3), open().lost(5)), (0, 2));
     }
 
     #[test]
     fn drained_means_a_look_after_the_question_and_all_before_it_taken() {
-        let ring = Ring::default();
+        let ring = ring();
         let before = ring.last_drain_asked();
-        ring.push(Moment::default(), uevent(1));
+        push(&ring, 1);
         let ticket = ring.ask_drain();
         ring.answer_drain(before);
         assert!(!ring.drained(ticket), "that look began before the question");
@@ -252,43 +343,47 @@ mod tests {
     }
 
     #[test]
-    fn full_it_forgets_what_was_taken_before_it_makes_anyone_wait() {
-        let ring = Ring::default();
-        for number in 1..=1000 {
-            assert!(ring.push(Moment::default(), uevent(64 << 10)));
-            assert_eq!(
-                ring.take().map(|message| message.number),
-                Some(number),
-                "without a word from the journal"
-            );
-            assert!(ring.lock().bytes <= BYTES_MAX);
+    fn full_only_what_waits_for_a_window_gives_way() {
+        let ring = ring();
+        for _ in 0..1000 {
+            let number = push(&ring, 8000);
+            assert_eq!(ring.take().map(|message| message.number), Some(number));
+            ring.journaled(0, number);
         }
+        assert!(kept(&ring).len() > 100, "as much as fits is kept");
     }
 
     #[test]
     fn full_it_makes_the_receiver_wait_and_loses_nothing() {
-        let ring = Arc::new(Ring::default());
-        let pushed = Arc::new(AtomicU64::new(0));
+        let ring = Arc::new(ring());
         let receiver = std::thread::spawn({
-            let (ring, pushed) = (ring.clone(), pushed.clone());
+            let ring = ring.clone();
             move || {
-                while ring.push(Moment::default(), uevent(64 << 10)) {
-                    pushed.fetch_add(1, Ordering::Relaxed);
+                let mut pushed = Vec::new();
+                while ring.reserve().is_some() {
+                    ring.push(Moment::default(), &uevent(8000));
+                    pushed.push(ring.lock().log.tail());
                 }
+                pushed
             }
         });
-        for number in 1..=1000 {
-            let message = loop {
-                match ring.take() {
-                    Some(message) => break message,
-                    None => std::thread::yield_now(),
-                }
+        let mut taken = Vec::new();
+        while taken.len() < 1000 {
+            let Some(message) = ring.take() else {
+                std::thread::yield_now();
+                continue;
             };
-            assert_eq!(message.number, number);
-            assert!(ring.lock().bytes <= BYTES_MAX);
+            ring.journaled(message.number, message.number);
+            taken.push(message.number);
+        }
+        let last = *taken.last().unwrap();
+        // Nothing is written down any more: it fills up, and waits.
+        while ring.lock().log.room() >= BATCH_BYTES_MAX {
+            std::thread::yield_now();
         }
         ring.close();
-        receiver.join().unwrap();
-        assert!(pushed.load(Ordering::Relaxed) <= 1000 + 64);
+        let pushed = receiver.join().unwrap();
+        assert_eq!(pushed[..1000], taken[..]);
+        assert!(last < pushed[pushed.len() - 1]);
     }
 }

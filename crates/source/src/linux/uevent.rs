@@ -79,6 +79,23 @@ pub fn parse(message: &[u8]) -> Result<Uevent<'_>, UeventError> {
     }
 }
 
+/// The kernel's number of the message (`SEQNUM`). It counts those of all subsystems, so one that listens to USB sees
+/// gaps.
+pub fn seqnum(message: &[u8]) -> Option<u64> {
+    Message { message, devpath: "" }.field("SEQNUM")?.parse().ok()
+}
+
+impl Uevent<'_> {
+    /// Where the device is that this is about.
+    pub fn port(&self) -> Option<Port> {
+        match self {
+            Self::Added { bare, .. } | Self::Changed { bare, .. } => Some(bare.port),
+            Self::Removed { port, .. } | Self::Bound { port, .. } => Some(*port),
+            Self::Other => None,
+        }
+    }
+}
+
 fn fields(message: &[u8]) -> impl Iterator<Item = &[u8]> {
     message.split(|byte| *byte == 0).skip(1)
 }

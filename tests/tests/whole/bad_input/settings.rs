@@ -130,7 +130,7 @@ fn a_second_daemon_is_turned_away() {
     let bus = Bus::enter().unwrap();
     let state = StateDir::new();
     let daemon = Daemon::start(&bus, &state, CALM);
-    run_in(state.path()).fails(73, &["in use", &format!("process {}", daemon.pid())]);
+    run_in(state.path()).fails(73, &["in use", &format!("process {}", daemon.daemon_pid())]);
     daemon.stop();
 }
 

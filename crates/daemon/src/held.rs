@@ -1,0 +1,160 @@
+//! What a daemon is given by whoever holds its socket: the keeper, systemd, or the daemon that it was before a
+//! re-exec.
+
+#![expect(unsafe_code, reason = "file descriptors come from the environment as numbers")]
+
+use std::env;
+use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use autoweave_usb_source::Reception;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getppid;
+use sd_notify::NotifyState;
+use tracing::{error, warn};
+
+use crate::exit::Failure;
+use crate::keeper;
+
+/// The numbers of the file descriptors that hold a reception, joined by `:`.
+pub const FDS: &str = "AUTOWEAVE_USBD_FDS";
+
+/// The process id of the keeper, if there is one.
+pub const KEEPER: &str = "AUTOWEAVE_USBD_KEEPER";
+
+/// How often the daemon was started again, and what had ended it: `3 SIGKILL`.
+pub const RESTARTED: &str = "AUTOWEAVE_USBD_RESTARTED";
+
+/// The first descriptor that systemd passes, sd_listen_fds(3).
+const LISTEN_FDS_START: RawFd = 3;
+
+/// More than anyone has a reason to pass.
+const LISTEN_FDS_MAX: RawFd = 16;
+
+/// A reception, and what holds it when its source is gone. Where nobody would when this process is gone, this process
+/// becomes the keeper and does not return. `None`: there is no uevent socket to be had.
+///
+/// To be called once, before the process opens anything.
+///
+/// # Errors
+/// What it was given is no uevent socket, or no daemon can be started.
+pub fn begin(receive_buffer_bytes: usize) -> Result<Option<(Reception, Held)>, Failure> {
+    let is_under_systemd = env::var_os("NOTIFY_SOCKET").is_some();
+    if let Some((name, fds)) = numbers() {
+        die_with_keeper()?;
+        let fds = fds.into_iter().filter_map(take);
+        match Reception::adopt(fds, receive_buffer_bytes).map_err(Failure::unavailable)? {
+            Some(reception) => return Held::new(reception).map(Some),
+            // A service that is passed something else.
+            None if is_under_systemd => {}
+            None => {
+                return Err(Failure::usage(format!(
+                    "{name}: none of the file descriptors is a uevent socket (ListenNetlink=kobject-uevent 1)"
+                )));
+            }
+        }
+    }
+    match Reception::open(receive_buffer_bytes) {
+        Ok(reception) if is_under_systemd => Held::new(reception).map(Some),
+        Ok(reception) => Err(keeper::become_one(&reception)),
+        // Opening the source says so, and goes on with another.
+        Err(_) => Ok(None),
+    }
+}
+
+fn numbers() -> Option<(&'static str, Vec<RawFd>)> {
+    if let Ok(text) = env::var(FDS) {
+        return Some((FDS, text.split(':').filter_map(|number| number.parse().ok()).collect()));
+    }
+    let number = |name| env::var(name).ok()?.parse::<i32>().ok();
+    let is_for_this_process = u32::try_from(number("LISTEN_PID")?) == Ok(std::process::id());
+    let count = number("LISTEN_FDS").filter(|count| is_for_this_process && *count > 0)?.min(LISTEN_FDS_MAX);
+    Some(("LISTEN_FDS", (LISTEN_FDS_START..LISTEN_FDS_START + count).collect()))
+}
+
+/// Takes over an open descriptor that this process inherited.
+fn take(number: RawFd) -> Option<OwnedFd> {
+    // Standard input and output belong to others; a number that is not open would be somebody's later.
+    if number < LISTEN_FDS_START || !Path::new(&format!("/proc/self/fd/{number}")).exists() {
+        return None;
+    }
+    // SAFETY: it is open, and nothing in this process was given it before: this runs first and once.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).ok()?;
+    Some(fd)
+}
+
+/// Without its keeper a daemon would stand in the way of the next one.
+fn die_with_keeper() -> Result<(), Failure> {
+    let Some(keeper) = env::var(KEEPER).ok().and_then(|text| text.parse::<i32>().ok()) else { return Ok(()) };
+    set_pdeathsig(Signal::SIGKILL).map_err(Failure::unavailable)?;
+    // The keeper waits for its signals with all of them blocked, and a child begins as its parent is.
+    SigSet::all().thread_unblock().map_err(Failure::unavailable)?;
+    if getppid().as_raw() == keeper { Ok(()) } else { Err(Failure::unavailable("the keeper has ended")) }
+}
+
+/// Says that the daemon before this one did not end by itself, if so.
+pub fn tell_restart() {
+    if let Ok(restarted) = env::var(RESTARTED)
+        && let Some((count, signal)) = restarted.split_once(' ')
+    {
+        warn!(
+            "the daemon before this one was ended by {signal}; it was started again ({count} times in all)"
+        );
+    }
+}
+
+/// What keeps a reception open beside its source.
+pub struct Held {
+    fds: [OwnedFd; 2],
+}
+
+impl Held {
+    /// Holds `reception`, and gives it to systemd as well, if there is one that takes it.
+    ///
+    /// # Errors
+    /// The process may have no more files.
+    fn new(reception: Reception) -> Result<(Reception, Self), Failure> {
+        let [socket, memory] =
+            reception.fds().map(|fd| fd.try_clone_to_owned().map_err(Failure::unavailable));
+        let fds = [socket?, memory?];
+        let borrowed = reception.fds();
+        let state = [NotifyState::FdStore, NotifyState::FdName("autoweave-usb")];
+        if let Err(error) = sd_notify::notify_with_fds(false, &state, &borrowed) {
+            warn!("systemd does not take the uevent socket: {error}");
+        }
+        Ok((reception, Self { fds }))
+    }
+}
+
+/// Becomes what is now on disk at `executable`, which goes on with what is held. Returns only if it cannot.
+pub fn exec(held: Option<&Held>, executable: &Path) -> Failure {
+    let mut inherited = Vec::new();
+    for fd in held.iter().flat_map(|held| &held.fds) {
+        match fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())) {
+            Ok(_) => inherited.push(fd.as_raw_fd().to_string()),
+            Err(error) => error!("a file descriptor cannot be passed on: {error}"),
+        }
+    }
+    // The old program, if there is no new one.
+    for path in [executable, Path::new("/proc/self/exe")] {
+        let mut command = Command::new(path);
+        command.args(env::args_os().skip(1)).env_remove(RESTARTED);
+        if !inherited.is_empty() {
+            command.env(FDS, inherited.join(":"));
+        }
+        error!("{} cannot be started: {}", path.display(), command.exec());
+    }
+    Failure::unavailable("the daemon has ended: neither the program on disk nor the old one can be started")
+}
+
+/// Says to systemd, if there is one that wants to know, that the daemon does its job.
+pub fn tell_ready() {
+    if let Err(error) = sd_notify::notify(false, &[NotifyState::Ready]) {
+        warn!("systemd cannot be told that the daemon is ready: {error}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Received messages in memory that outlives the process, oldest first.
+//!
+//! A message is in the log from a store to `tail` on, and no longer from a store to `head` on; each is one word.
+//! A process that dies in between has done nothing.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io};
+
+use autoweave_usb_device::Moment;
+
+use super::mapping::{Plain, View};
+use super::ring::{Content, RawMessage};
+
+/// About 3,000 messages. The kernel's buffer holds the rest.
+pub const LOG_BYTES: usize = 1 << 20;
+
+/// Of the layout here and in [`super::landing`]. What another version wrote is not read.
+const MAGIC: [u8; 16] = *b"autoweave-usb  1";
+
+/// Payload bytes or [`OVERRUN`], `wall_ms`, `mono_ms`: words of eight bytes.
+const HEADER_BYTES: usize = 24;
+
+/// In place of the payload's length: messages were lost here.
+const OVERRUN: u64 = u64::MAX;
+
+/// What is in the memory. Places count from the beginning of time; modulo [`LOG_BYTES`] they are in `bytes`.
+#[repr(C)]
+pub struct Layout {
+    magic: [u8; 16],
+    /// A UUID, as text.
+    id: [u8; 40],
+    /// Where the oldest record begins.
+    head: AtomicU64,
+    /// Where the next record will begin.
+    tail: AtomicU64,
+    /// How many messages the kernel had dropped on the socket when this was last told.
+    drops: AtomicU64,
+    bytes: [u8; LOG_BYTES],
+}
+
+#[expect(unsafe_code, reason = "see the SAFETY line")]
+// SAFETY: integers and arrays of bytes, without padding.
+unsafe impl Plain for Layout {}
+
+/// See the module's description. A message's number is where its record ends: rising, but not by one.
+#[derive(Debug)]
+pub struct Log {
+    view: View<Layout>,
+    id: String,
+    is_new: bool,
+}
+
+impl Log {
+    /// The log in `memory` at `offset`; an empty one where there is none, or one of another version.
+    ///
+    /// # Errors
+    /// See [`View::new`]; or the kernel gives no random number.
+    pub fn open(memory: impl AsFd, offset: usize) -> io::Result<Self> {
+        let mut view: View<Layout> = View::new(memory, offset)?;
+        let (head, tail) = (view.head.load(Ordering::Acquire), view.tail.load(Ordering::Acquire));
+        let is_new = view.magic != MAGIC || head > tail || tail - head > LOG_BYTES as u64;
+        if is_new {
+            view.magic = [0; 16];
+            view.head.store(0, Ordering::SeqCst);
+            view.tail.store(0, Ordering::SeqCst);
+            view.drops.store(0, Ordering::SeqCst);
+            let uuid = fs::read("/proc/sys/kernel/random/uuid")?;
+            view.id = [0; 40];
+            for (place, byte) in view.id.iter_mut().zip(uuid.trim_ascii()) {
+                *place = *byte;
+            }
+            view.magic = MAGIC;
+        }
+        let id = String::from_utf8_lossy(&view.id).trim_end_matches('\0').to_owned();
+        Ok(Self { view, id, is_new })
+    }
+
+    /// Whether there was none that this version understands.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// A name that no other log has.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where the oldest record begins, and so the number of the message before it.
+    pub fn head(&self) -> u64 {
+        self.view.head.load(Ordering::Acquire)
+    }
+
+    /// Where the newest record ends, and so its number.
+    pub fn tail(&self) -> u64 {
+        self.view.tail.load(Ordering::Acquire)
+    }
+
+    /// How many bytes of records fit.
+    pub fn room(&self) -> usize {
+        usize::try_from(self.tail() - self.head()).map_or(0, |used| LOG_BYTES.saturating_sub(used))
+    }
+
+    /// Appends a record, for which there has to be room, and returns its number.
+    pub fn append(&mut self, at: Moment, content: &Content) -> u64 {
+        let (length, payload): (u64, &[u8]) = match content {
+            Content::Uevent(message) => (message.len() as u64, message),
+            Content::Overrun => (OVERRUN, &[]),
+        };
+        assert!(record_bytes(payload.len()) <= self.room(), "the receiver waits for room");
+        let tail = self.tail();
+        for (word, index) in [length, at.wall_ms, at.mono_ms].into_iter().zip(0..) {
+            self.write(tail + 8 * index, &word.to_ne_bytes());
+        }
+        self.write(tail + HEADER_BYTES as u64, payload);
+        let end = tail + record_bytes(payload.len()) as u64;
+        self.view.tail.store(end, Ordering::Release);
+        end
+    }
+
+    /// The record that begins at `place`; `None` at the end of the log, or where the memory holds no record.
+    pub fn read(&self, place: u64) -> Option<RawMessage> {
+        if place < self.head() || place + HEADER_BYTES as u64 > self.tail() {
+            return None;
+        }
+        let word = |index: u64| {
+            let mut word = [0; 8];
+            self.copy(place + 8 * index, &mut word);
+            u64::from_ne_bytes(word)
+        };
+        let (length, at) = (word(0), Moment { wall_ms: word(1), mono_ms: word(2) });
+        let payload = if length == OVERRUN { 0 } else { usize::try_from(length).ok()? };
+        let number = place.checked_add(record_bytes(payload.min(LOG_BYTES)) as u64)?;
+        if number > self.tail() {
+            return None;
+        }
+        let content = if length == OVERRUN {
+            Content::Overrun
+        } else {
+            let mut message = vec![0; payload];
+            self.copy(place + HEADER_BYTES as u64, &mut message);
+            Content::Uevent(message.into())
+        };
+        Some(RawMessage { number, at, content })
+    }
+
+    /// Forgets every record up to the one numbered `number`.
+    pub fn forget(&mut self, number: u64) {
+        debug_assert!((self.head()..=self.tail()).contains(&number));
+        self.view.head.store(number, Ordering::Release);
+    }
+
+    /// How many messages the kernel had dropped when it was last [told](Self::told_drops).
+    pub fn drops(&self) -> u64 {
+        self.view.drops.load(Ordering::Acquire)
+    }
+
+    /// An observation says that the kernel had dropped this many messages.
+    pub fn told_drops(&mut self, drops: u64) {
+        self.view.drops.store(drops, Ordering::Release);
+    }
+
+    /// Forgets everything from `place` on.
+    pub fn cut(&mut self, place: u64) {
+        self.view.tail.store(place, Ordering::Release);
+    }
+
+    fn write(&mut self, place: u64, bytes: &[u8]) {
+        let (first, second) = parts(place, bytes.len());
+        self.view.bytes[first.clone()].copy_from_slice(&bytes[..first.len()]);
+        self.view.bytes[..second].copy_from_slice(&bytes[first.len()..]);
+    }
+
+    fn copy(&self, place: u64, into: &mut [u8]) {
+        let (first, second) = parts(place, into.len());
+        into[..first.len()].copy_from_slice(&self.view.bytes[first.clone()]);
+        into[first.len()..].copy_from_slice(&self.view.bytes[..second]);
+    }
+}
+
+/// What a payload takes in the log.
+pub const fn record_bytes(payload: usize) -> usize {
+    (HEADER_BYTES + payload).next_multiple_of(8)
+}
+
+/// Where `length` bytes at `place` are: up to the end of the memory, and so many from its beginning.
+fn parts(place: u64, length: usize) -> (std::ops::Range<usize>, usize) {
+    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below LOG_BYTES")]
+    let begin = (place % LOG_BYTES as u64) as usize;
+    let first = length.min(LOG_BYTES - begin);
+    (begin..begin + first, length - first)
+}
