@@ -12,7 +12,7 @@ use std::process::Command;
 use autoweave_usb_source::Reception;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 use sd_notify::NotifyState;
 use tracing::{error, warn};
@@ -92,8 +92,6 @@ fn take(number: RawFd) -> Option<OwnedFd> {
 fn die_with_keeper() -> Result<(), Failure> {
     let Some(keeper) = env::var(KEEPER).ok().and_then(|text| text.parse::<i32>().ok()) else { return Ok(()) };
     set_pdeathsig(Signal::SIGKILL).map_err(Failure::unavailable)?;
-    // The keeper waits for its signals with all of them blocked, and a child begins as its parent is.
-    SigSet::all().thread_unblock().map_err(Failure::unavailable)?;
     if getppid().as_raw() == keeper { Ok(()) } else { Err(Failure::unavailable("the keeper has ended")) }
 }
 

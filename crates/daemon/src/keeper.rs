@@ -5,17 +5,19 @@
 //! daemon decides itself is final; its exit code becomes the keeper's.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{self, Child, Command, ExitCode, ExitStatus};
+use std::process::{self, Command, ExitCode};
 use std::time::{Duration, Instant};
 use std::{env, io};
 
 use autoweave_usb_source::Reception;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::exit::Failure;
@@ -67,11 +69,12 @@ struct Keeper {
     executable: PathBuf,
     fds: String,
     signals: SignalFd,
-    child: Option<Child>,
+    /// The daemon, until it was waited for.
+    child: Option<Pid>,
     started: Instant,
     pause: Duration,
     /// How often the daemon was killed, and by what last.
-    restarted: Option<(u32, String)>,
+    restarted: Option<(u32, Signal)>,
     is_stopping: bool,
 }
 
@@ -118,47 +121,64 @@ impl Keeper {
                 .unwrap_or(PollTimeout::MAX),
         };
         match poll(&mut [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)], pause) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn forward(&mut self, signal: Signal) {
         self.is_stopping |= matches!(signal, Signal::SIGTERM | Signal::SIGINT);
-        if let Some(child) = &self.child
-            && let Ok(pid) = i32::try_from(child.id())
-        {
+        if let Some(child) = self.child {
             // It was not waited for, so the process id is its own; if it has ended, that is seen next.
-            let _ = kill(Pid::from_raw(pid), signal);
+            let _ = kill(child, signal);
         }
     }
 
     /// Starts the daemon if it was killed. Returns its exit code if it has ended itself.
     fn look_after_child(&mut self) -> io::Result<Option<i32>> {
-        match &mut self.child {
+        if let Some(status) = self.reap()? {
+            self.child = None;
+            let code = match status {
+                WaitStatus::Signaled(_, signal, _) => self.was_killed(signal),
+                WaitStatus::Exited(_, code) => Some(code),
+                _ => None,
+            };
+            return Ok(code);
+        }
+        match self.child {
             None if self.is_stopping => return Ok(Some(0)),
             None if self.started.elapsed() >= self.pause => self.start_again(),
-            None => {}
-            Some(child) => {
-                if let Some(status) = child.try_wait()? {
-                    return Ok(self.ended(status));
-                }
-            }
+            _ => {}
         }
         Ok(None)
     }
 
-    fn ended(&mut self, status: ExitStatus) -> Option<i32> {
-        self.child = None;
-        let Some(signal) = status.signal() else { return Some(status.code().unwrap_or(1)) };
+    /// How the daemon ended, if it did. In a container the keeper is process 1, which others' orphans are left to.
+    fn reap(&self) -> io::Result<Option<WaitStatus>> {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return Ok(None),
+                Ok(status) if status.pid() == self.child => return Ok(Some(status)),
+                Ok(_) | Err(Errno::EINTR) => {}
+                // It was waited for, but has ended by a real-time signal, which has no name.
+                Err(Errno::EINVAL) => {
+                    if let Some(child) = self.child.filter(|child| kill(*child, None) == Err(Errno::ESRCH)) {
+                        return Ok(Some(WaitStatus::Signaled(child, Signal::SIGKILL, false)));
+                    }
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Returns the keeper's exit code if it was stopping anyway.
+    fn was_killed(&mut self, signal: Signal) -> Option<i32> {
         if self.is_stopping {
             // As a shell says it.
-            return Some(128 + signal);
+            return Some(128 + signal as i32);
         }
-        let name =
-            Signal::try_from(signal).map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string());
-        let count = self.restarted.take().map_or(1, |(count, _)| count.saturating_add(1));
-        self.restarted = Some((count, name));
+        let count = self.restarted.map_or(1, |(count, _)| count.saturating_add(1));
+        self.restarted = Some((count, signal));
         self.pause =
             if self.started.elapsed() >= STEADY { PAUSE_FIRST } else { (self.pause * 2).min(PAUSE_MAX) };
         self.started = Instant::now();
@@ -178,10 +198,11 @@ impl Keeper {
         // In a process group of its own, or a terminal's Ctrl-C would reach it twice.
         command.args(env::args_os().skip(1)).process_group(0);
         command.env_remove(KEEP).env(FDS, &self.fds).env(KEEPER, process::id().to_string());
-        if let Some((count, signal)) = &self.restarted {
+        if let Some((count, signal)) = self.restarted {
             command.env(RESTARTED, format!("{count} {signal}"));
         }
-        self.child = Some(command.spawn()?);
+        let child = i32::try_from(command.spawn()?.id()).map_err(io::Error::other)?;
+        self.child = Some(Pid::from_raw(child));
         self.started = Instant::now();
         Ok(())
     }

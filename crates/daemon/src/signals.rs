@@ -56,6 +56,12 @@ pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
     let requests = Arc::new(Requests::default());
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
         .map_err(|error| Failure::unavailable(format!("signals cannot be handled: {error}")))?;
+    // A keeper waits for its signals with them blocked, and a child begins as its parent is. Not before now, or one that
+    // came meanwhile would end the process.
+    #[cfg(unix)]
+    nix::sys::signal::SigSet::all()
+        .thread_unblock()
+        .map_err(|error| Failure::unavailable(format!("signals cannot be handled: {error}")))?;
     let asked = requests.clone();
     let handle = move || {
         for signal in signals.forever() {
