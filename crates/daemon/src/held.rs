@@ -18,16 +18,7 @@ use sd_notify::NotifyState;
 use tracing::{error, warn};
 
 use crate::exit::Failure;
-use crate::keeper;
-
-/// The numbers of the file descriptors that hold a reception, joined by `:`.
-pub const FDS: &str = "AUTOWEAVE_USBD_FDS";
-
-/// The process id of the keeper, if there is one.
-pub const KEEPER: &str = "AUTOWEAVE_USBD_KEEPER";
-
-/// How often the daemon was started again, and what had ended it: `3 SIGKILL`.
-pub const RESTARTED: &str = "AUTOWEAVE_USBD_RESTARTED";
+use crate::keeper::{self, FDS, KEEPER, RESTARTED};
 
 /// The first descriptor that systemd passes, sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;

@@ -21,7 +21,15 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::exit::Failure;
-use crate::held::{FDS, KEEPER, RESTARTED};
+
+/// The numbers of the file descriptors that hold a reception, joined by `:`.
+pub const FDS: &str = "AUTOWEAVE_USBD_FDS";
+
+/// The process id of the keeper, if there is one.
+pub const KEEPER: &str = "AUTOWEAVE_USBD_KEEPER";
+
+/// How often the daemon was started again, and what had ended it: `3 SIGKILL`.
+pub const RESTARTED: &str = "AUTOWEAVE_USBD_RESTARTED";
 
 /// The numbers of the file descriptors that the keeper holds, joined by `:`. They stay open by themselves.
 const KEEP: &str = "AUTOWEAVE_USBD_KEEP";

@@ -15,9 +15,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use autoweave_usb_device::Moment;
 use nix::errno::Errno;
 
-use super::log::{Log, record_bytes};
+use super::log::{Content, Log, record_bytes};
 use super::mapping::{Plain, View};
-use super::ring::Content;
 use super::uevent;
 
 /// Messages taken from the socket at once, at most.

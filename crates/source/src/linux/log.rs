@@ -4,13 +4,13 @@
 //! A process that dies in between has done nothing.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};
 
 use autoweave_usb_device::Moment;
 
 use super::mapping::{Plain, View};
-use super::ring::{Content, RawMessage};
 
 /// About 3,000 messages. The kernel's buffer holds the rest.
 pub const LOG_BYTES: usize = 1 << 20;
@@ -23,6 +23,36 @@ const HEADER_BYTES: usize = 24;
 
 /// In place of the payload's length: messages were lost here.
 const OVERRUN: u64 = u64::MAX;
+
+/// A message with its place in the flow.
+#[derive(Debug, Clone)]
+pub struct RawMessage {
+    /// Rising, with gaps.
+    pub number: u64,
+    /// When it was received.
+    pub at: Moment,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What the receiver got.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// A uevent about USB.
+    Uevent(Arc<[u8]>),
+    /// Messages were lost here.
+    Overrun,
+}
+
+impl Content {
+    /// What it takes in the log.
+    pub fn record_bytes(&self) -> usize {
+        match self {
+            Self::Uevent(message) => record_bytes(message.len()),
+            Self::Overrun => record_bytes(0),
+        }
+    }
+}
 
 /// What is in the memory. Places count from the beginning of time; modulo [`LOG_BYTES`] they are in `bytes`.
 #[repr(C)]

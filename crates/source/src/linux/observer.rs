@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
 
+use super::log::{Content, RawMessage};
 use super::netlink;
 use super::readers::{Done, Job, Readers};
 use super::receiver::Receiver;
 use super::reception::Reception;
-use super::ring::{Content, RawMessage, Ring};
+use super::ring::Ring;
 use super::sysfs::{Sysfs, Unread};
 use super::uevent::{self, Uevent};
 use crate::{Closed, Counters, Position, SourceError, Started, Wire, clock, kill_point};

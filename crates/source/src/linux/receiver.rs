@@ -11,9 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::landing::{Landed, Landing, Look};
+use super::log::Content;
 use super::netlink::UeventSocket;
 use super::reception::{Received, Reception};
-use super::ring::{Content, Ring};
+use super::ring::Ring;
 use crate::{Counters, clock, kill_point};
 
 /// The receiving side: a thread that moves messages from the socket to the ring.

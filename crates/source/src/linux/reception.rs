@@ -5,10 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::landing::{self, Landing};
-use super::log::{self, Log};
+use super::log::{self, Content, Log};
 use super::mapping::{self, ALIGN};
 use super::netlink::{self, UeventSocket};
-use super::ring::Content;
 use crate::clock;
 
 const LOG_OFFSET: usize = size_of::<landing::Layout>().next_multiple_of(ALIGN);

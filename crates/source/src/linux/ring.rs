@@ -9,32 +9,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use autoweave_usb_device::Moment;
 
 use super::landing::BATCH_BYTES_MAX;
-use super::log::{Log, record_bytes};
-
-/// A message with its place in the flow.
-#[derive(Debug, Clone)]
-pub struct RawMessage {
-    /// Rising, with gaps.
-    pub number: u64,
-    /// When it was received.
-    pub at: Moment,
-    /// What it is.
-    pub content: Content,
-}
-
-/// What the receiver got.
-#[derive(Debug, Clone)]
-pub enum Content {
-    /// A uevent about USB.
-    Uevent(Arc<[u8]>),
-    /// Messages were lost here.
-    Overrun,
-}
+use super::log::{Content, Log, RawMessage};
 
 /// See the module's description.
 #[derive(Debug)]
@@ -229,18 +209,10 @@ impl State {
     }
 }
 
-impl Content {
-    /// What it takes in the log.
-    pub fn record_bytes(&self) -> usize {
-        match self {
-            Self::Uevent(message) => record_bytes(message.len()),
-            Self::Overrun => record_bytes(0),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::linux::log::LOG_BYTES;
     use crate::linux::mapping;
