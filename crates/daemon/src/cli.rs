@@ -154,6 +154,9 @@ pub struct Events {
 
 #[derive(Debug, Args)]
 pub struct Check {
+    /// Examine the journal instead, every event in it; beside a running daemon or without one
+    #[arg(long)]
+    pub journal: bool,
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! Reading a journal that another process may be writing.
 //!
-//! Every method is one short read transaction: an open one would let the write-ahead log grow without bound.
+//! Every method is one short read transaction (but for [`Reader::fault`]): an open one lets the write-ahead log grow
+//! for as long as it lasts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use thiserror::Error;
 
 use crate::fault;
 use crate::open::BUSY_TIMEOUT;
-use crate::schema::{self, DATABASE_FILE, Identity, VERSION, to_sql};
+use crate::schema::{self, Check, DATABASE_FILE, Identity, VERSION, to_sql};
 use crate::set_aside::with_suffix;
 
 /// The most events one call returns. A thousand of 700 bytes take about 1 ms.
@@ -173,6 +174,23 @@ impl Reader {
     pub fn last_seq(&mut self) -> Result<u64, ReadError> {
         let text = self.read(|connection| schema::meta(connection, schema::KEY_LAST_SEQ))?;
         text.and_then(|text| text.parse().ok()).ok_or_else(|| self.incomplete())
+    }
+
+    /// A value the writer committed under `key`.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn meta(&mut self, key: &str) -> Result<Option<String>, ReadError> {
+        self.read(|connection| schema::meta(connection, key))
+    }
+
+    /// The first fault SQLite finds in the structure of the file, if any. The one read that is not short: 0.4 s for 1 GB
+    /// in the page cache, as long as reading takes for one on the disk.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn fault(&mut self) -> Result<Option<String>, ReadError> {
+        self.read(|connection| schema::fault(connection, Check::Whole))
     }
 
     /// The device table: JSON by port.

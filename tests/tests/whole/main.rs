@@ -7,6 +7,7 @@
 
 mod backlog;
 mod bad_input;
+mod check_journal;
 mod cli;
 mod crash;
 mod crowd;

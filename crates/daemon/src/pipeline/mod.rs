@@ -18,6 +18,7 @@ use autoweave_usb_device::{Device, DeviceTable, Event, Policy, Reason};
 use autoweave_usb_journal::{Commit, Journal};
 use autoweave_usb_source::{Batch, Source, Watch, kill_point};
 use autoweave_usb_stream::Settings;
+use jiff::Timestamp;
 use tracing::{error, info};
 
 use crate::exit::Failure;
@@ -39,6 +40,12 @@ const META_NEXT_SCAN_REASON: &str = "next_scan_reason";
 
 /// How far the journal has what the source received. Persisted name.
 const META_RECEIVED: &str = "received";
+
+/// How often the kernel said that it had dropped uevents, since the journal was made. Persisted name.
+pub const META_OVERRUNS: &str = "overruns";
+
+/// When it last did, in milliseconds since the Unix epoch. Persisted name.
+pub const META_OVERRUN_AT: &str = "overrun_at";
 
 /// The producer id that events are published under, where it is not the journal's own. Persisted name.
 const META_STREAM_PRODUCER: &str = "stream_producer";
@@ -85,6 +92,8 @@ pub struct Pipeline {
     publishing: Option<Publishing>,
     is_held: bool,
     has_scanned: bool,
+    /// Overruns since the journal was made.
+    overruns: u64,
 }
 
 /// What one step brought.
@@ -123,6 +132,7 @@ impl Pipeline {
             Some(Err(_)) | None => Reason::Coldplug,
         };
         let received = meta(META_RECEIVED)?.and_then(|text| text.parse().ok()).unwrap_or_default();
+        let overruns = meta(META_OVERRUNS)?.and_then(|text| text.parse().ok()).unwrap_or(0);
         let backlog = redis.is_some().then(|| Backlog::restore(&journal, max_events)).transpose();
         let backlog = backlog.map_err(Failure::io)?;
         let mut watch = Watch::new(source, DeviceTable::restore(restored.devices), reason, received);
@@ -139,6 +149,7 @@ impl Pipeline {
             publishing: None,
             is_held: false,
             has_scanned: false,
+            overruns,
         };
         pipeline.mind_backlog();
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
@@ -169,7 +180,8 @@ impl Pipeline {
         // From the first scan on, a later start that finds something different has missed it.
         let is_first_scan = batch.scanned && !std::mem::replace(&mut self.has_scanned, true);
         let meta = is_first_scan.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
-        let commit = Commit { meta: meta.into_iter().collect(), ..Commit::default() };
+        let meta = meta.into_iter().chain(self.take_overruns(&batch)).collect();
+        let commit = Commit { meta, ..Commit::default() };
         let events = self.commit_with(changes, commit)?;
         if batch.scanned {
             self.tell_monitor();
@@ -178,6 +190,17 @@ impl Pipeline {
         kill_point("forgotten");
         self.attend_to_stream()?;
         Ok(Step { events, batch })
+    }
+
+    /// What the journal is to remember of the overruns in `batch`, if there are any. With the position behind them, so
+    /// that each counts once.
+    fn take_overruns(&mut self, batch: &Batch) -> Vec<(&'static str, String)> {
+        if batch.overruns.is_empty() {
+            return Vec::new();
+        }
+        self.overruns += batch.overruns.len() as u64;
+        let now = Timestamp::now().as_millisecond();
+        vec![(META_OVERRUNS, self.overruns.to_string()), (META_OVERRUN_AT, now.to_string())]
     }
 
     /// Wakes the publisher, and takes in how far it is.

@@ -5,6 +5,7 @@
 //! and the daemon share the machine's cores: what is printed is what a small, busy machine does.
 
 mod daemon;
+mod overrun;
 mod redis;
 
 use std::error::Error;
@@ -29,28 +30,39 @@ const INTERVAL_MS: &str = "3600000";
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-type Measurement = (&'static str, fn() -> Outcome<()>);
+/// Of the table that most measurements are rows of.
+const COLUMNS: &str = "| what | median | least | most |\n|---|---|---|---|";
 
-/// Each measurement by the name it is asked for; without names, all are made.
-const MEASUREMENTS: [Measurement; 7] = [
-    ("latency", latency_rows),
-    ("flood", flood_rows),
-    ("idle", idle_rows),
-    ("start", start_rows),
-    ("redis-latency", redis::latency_rows),
-    ("redis-flood", redis::flood_rows),
-    ("redis-catch-up", redis::catch_up_rows),
+type Measurement = (&'static str, &'static str, fn() -> Outcome<()>);
+
+/// Each measurement by the name it is asked for, with the head of its table; without names, all are made.
+const MEASUREMENTS: [Measurement; 8] = [
+    ("latency", COLUMNS, latency_rows),
+    ("flood", COLUMNS, flood_rows),
+    ("idle", COLUMNS, idle_rows),
+    ("start", COLUMNS, start_rows),
+    ("redis-latency", COLUMNS, redis::latency_rows),
+    ("redis-flood", COLUMNS, redis::flood_rows),
+    ("redis-catch-up", COLUMNS, redis::catch_up_rows),
+    ("overrun", overrun::COLUMNS, overrun::rows),
 ];
 
 fn main() -> Outcome<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = asked.iter().find(|name| !MEASUREMENTS.iter().any(|(known, _)| known == name)) {
-        let known = MEASUREMENTS.map(|(known, _)| known).join(", ");
+    if let Some(unknown) = asked.iter().find(|name| !MEASUREMENTS.iter().any(|(known, ..)| known == name)) {
+        let known = MEASUREMENTS.map(|(known, ..)| known).join(", ");
         return Err(format!("no measurement is called {unknown:?}; there are: {known}").into());
     }
-    println!("| what | median | least | most |\n|---|---|---|---|");
     let is_asked = |name: &str| asked.is_empty() || asked.iter().any(|asked| asked == name);
-    MEASUREMENTS.iter().filter(|(name, _)| is_asked(name)).try_for_each(|(_, measure)| measure())
+    let mut table = "";
+    for (_, columns, measure) in MEASUREMENTS.iter().filter(|(name, ..)| is_asked(name)) {
+        if table != *columns {
+            table = columns;
+            println!("\n{table}");
+        }
+        measure()?;
+    }
+    Ok(())
 }
 
 fn latency_rows() -> Outcome<()> {

@@ -1,5 +1,10 @@
 //! Says what works here, and how to mend what does not.
 
+mod history;
+mod journal;
+mod redis;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,7 +12,6 @@ use std::time::Duration;
 
 use autoweave_usb_journal::{ReadError, Reader};
 use autoweave_usb_source::{Kind, Options, Source, enumerate, has_usb};
-use autoweave_usb_stream::{Failure as StreamFailure, Findings, Group, Settings, probe};
 use serde::Serialize;
 
 use crate::cli::{Check, Common};
@@ -30,9 +34,22 @@ struct Finding {
     /// What to do about it; empty if nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     mend: String,
+    /// The numbers in `found`, for programs.
+    #[serde(flatten)]
+    figures: BTreeMap<&'static str, u64>,
+}
+
+impl Finding {
+    fn with(mut self, figures: impl IntoIterator<Item = (&'static str, u64)>) -> Self {
+        self.figures.extend(figures);
+        self
+    }
 }
 
 pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
+    if arguments.journal {
+        return journal::run(arguments);
+    }
     let loaded = super::load(common, None)?;
     let mut findings = vec![configuration(&loaded)];
     findings.extend(loaded.without_effect().map(|(key, origin)| {
@@ -47,22 +64,27 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
     findings.push(uevents(&loaded));
     findings.push(boot_id());
     findings.push(match state_dir::find(arguments.state_dir.as_deref()) {
-        Ok(directory) => journal(&directory),
+        Ok(directory) => state(&directory),
         Err(failure) => finding("journal", Outcome::Fail, failure.to_string(), ""),
     });
     findings.extend(loaded.config.monitoring.http.map(port));
-    findings.extend(pipeline::settings(&loaded.config).iter().flat_map(redis));
-    for finding in &findings {
-        if arguments.json {
+    findings.extend(pipeline::settings(&loaded.config).iter().flat_map(redis::findings));
+    if print(&findings, arguments.json)? {
+        return Ok(());
+    }
+    Err(Failure::unavailable("something that the daemon needs does not work here"))
+}
+
+/// Prints what was found. True if all of it is good enough.
+fn print(findings: &[Finding], is_json: bool) -> Result<bool, Failure> {
+    for finding in findings {
+        if is_json {
             super::print_json(finding)?;
         } else {
             super::print_line(&show::finding(finding.outcome, finding.what, &finding.found, &finding.mend))?;
         }
     }
-    if findings.iter().any(|finding| finding.outcome == Outcome::Fail) {
-        return Err(Failure::unavailable("something that the daemon needs does not work here"));
-    }
-    Ok(())
+    Ok(findings.iter().all(|finding| finding.outcome != Outcome::Fail))
 }
 
 fn finding(
@@ -71,7 +93,7 @@ fn finding(
     found: impl Into<String>,
     mend: impl Into<String>,
 ) -> Finding {
-    Finding { what, outcome, found: found.into(), mend: mend.into() }
+    Finding { what, outcome, found: found.into(), mend: mend.into(), figures: BTreeMap::new() }
 }
 
 fn configuration(loaded: &Loaded) -> Finding {
@@ -143,7 +165,7 @@ fn boot_id() -> Finding {
     }
 }
 
-fn journal(directory: &Path) -> Finding {
+fn state(directory: &Path) -> Finding {
     let place = directory.display();
     let read =
         Reader::open(directory).and_then(|mut reader| Ok((reader.last_seq()?, reader.devices()?.len())));
@@ -189,96 +211,6 @@ fn port(address: SocketAddr) -> Finding {
         ),
         Err(_) => finding("http", Outcome::Fail, taken.to_string(), ""),
     }
-}
-
-/// A finding for each thing that matters there, so that none hides another.
-fn redis(settings: &Settings) -> Vec<Finding> {
-    let endpoint = &settings.endpoint;
-    match probe(settings) {
-        Ok(found) => {
-            let Findings { stream_length, groups, .. } = &found;
-            let length =
-                stream_length.map_or("no stream yet".to_owned(), |length| format!("{length} entries"));
-            let stream = finding("stream", Outcome::Ok, format!("{}: {length}", settings.stream), "");
-            let mut findings = vec![version(settings, &found)];
-            findings.extend(policy(&found));
-            findings.extend([writes(&found), stream]);
-            findings.extend(groups.iter().map(group));
-            findings
-        }
-        Err(failure) => vec![finding(
-            "redis",
-            gravity(&failure),
-            format!("{endpoint}: {failure}"),
-            "events wait in the journal until it answers; look at the keys under [redis]",
-        )],
-    }
-}
-
-/// What time may mend is a warning: the journal keeps the events meanwhile.
-fn gravity(failure: &StreamFailure) -> Outcome {
-    match failure {
-        StreamFailure::Unreachable(_)
-        | StreamFailure::ReadOnly(_)
-        | StreamFailure::OutOfMemory(_)
-        | StreamFailure::Loading(_)
-        | StreamFailure::CannotSave(_) => Outcome::Warn,
-        StreamFailure::PasswordFile(_)
-        | StreamFailure::AuthRefused(_)
-        | StreamFailure::NotPermitted(_)
-        | StreamFailure::TooOld(_)
-        | StreamFailure::Refused(_)
-        | StreamFailure::Journal(_) => Outcome::Fail,
-    }
-}
-
-fn version(settings: &Settings, found: &Findings) -> Finding {
-    let endpoint = &settings.endpoint;
-    let shown = match found.version.as_str() {
-        "" => format!("{endpoint}: answers, and does not say its version"),
-        version => format!("{endpoint}: version {version}"),
-    };
-    if found.version_suffices {
-        finding("redis", Outcome::Ok, shown, "")
-    } else {
-        finding("redis", Outcome::Fail, shown, "version 6.2 or later is needed")
-    }
-}
-
-/// A server that keeps its policy to itself is taken at its silence, as by the daemon.
-fn policy(found: &Findings) -> Option<Finding> {
-    let policy = match found.maxmemory_policy.as_str() {
-        "" => return None,
-        policy => format!("maxmemory-policy {policy}"),
-    };
-    Some(if found.may_evict {
-        let mend = "it may throw the stream away: set maxmemory-policy noeviction";
-        finding("redis", Outcome::Warn, policy, mend)
-    } else {
-        finding("redis", Outcome::Ok, policy, "")
-    })
-}
-
-fn writes(found: &Findings) -> Finding {
-    match &found.refuses_writes {
-        None => finding("redis", Outcome::Ok, "it takes writes", ""),
-        Some(failure) => finding(
-            "redis",
-            gravity(failure),
-            failure.to_string(),
-            "events wait in the journal until it takes writes",
-        ),
-    }
-}
-
-fn group(Group { name, consumers, pending, lag }: &Group) -> Finding {
-    let lag = lag.map_or("an unknown number".to_owned(), |lag| lag.to_string());
-    finding(
-        "group",
-        Outcome::Ok,
-        format!("{name}: {consumers} consumers, {pending} entries not acknowledged, {lag} not delivered"),
-        "",
-    )
 }
 
 /// Whether files can be made in `directory`, or in the nearest directory above it that is there.
