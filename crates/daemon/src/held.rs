@@ -3,11 +3,11 @@
 
 #![expect(unsafe_code, reason = "file descriptors come from the environment as numbers")]
 
-use std::env;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, io};
 
 use autoweave_usb_source::Reception;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -18,10 +18,13 @@ use sd_notify::NotifyState;
 use tracing::{error, warn};
 
 use crate::exit::Failure;
-use crate::keeper::{self, FDS, KEEPER, RESTARTED};
+use crate::keeper::{self, EXECUTABLE, FDS, KEEPER, RESTARTED, UNSTEADY};
 
 /// The first descriptor that systemd passes, sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;
+
+/// After so many, what they were to begin with is taken for the cause.
+const UNSTEADY_STARTS_MAX: u32 = 5;
 
 /// More than anyone has a reason to pass.
 const LISTEN_FDS_MAX: RawFd = 16;
@@ -35,11 +38,22 @@ const LISTEN_FDS_MAX: RawFd = 16;
 /// What it was given is no uevent socket, or no daemon can be started.
 pub fn begin(receive_buffer_bytes: usize) -> Result<Option<(Reception, Held)>, Failure> {
     let is_under_systemd = env::var_os("NOTIFY_SOCKET").is_some();
-    if let Some((name, fds)) = numbers() {
+    if let Some((name, mut numbers)) = numbers() {
         die_with_keeper()?;
-        let fds = fds.into_iter().filter_map(take);
+        numbers.sort_unstable();
+        numbers.dedup();
+        let fds = numbers.into_iter().filter_map(take);
         match Reception::adopt(fds, receive_buffer_bytes).map_err(Failure::unavailable)? {
-            Some(reception) => return Held::new(reception).map(Some),
+            // systemd holds the socket of a socket unit, but nobody the memory.
+            Some(reception) if name != FDS && !is_under_systemd => {
+                return Err(keeper::become_one(&reception));
+            }
+            Some(mut reception) => {
+                if unsteady_starts() >= UNSTEADY_STARTS_MAX {
+                    reception.forget();
+                }
+                return Held::new(reception).map(Some);
+            }
             // A service that is passed something else.
             None if is_under_systemd => {}
             None => {
@@ -86,20 +100,45 @@ fn die_with_keeper() -> Result<(), Failure> {
     if getppid().as_raw() == keeper { Ok(()) } else { Err(Failure::unavailable("the keeper has ended")) }
 }
 
-/// Says that the daemon before this one did not end by itself, if so.
-pub fn tell_restart() {
-    if let Ok(restarted) = env::var(RESTARTED)
-        && let Some((count, signal)) = restarted.split_once(' ')
-    {
-        warn!(
-            "the daemon before this one was ended by {signal}; it was started again ({count} times in all)"
+/// Says what whoever started this process has to say, once there is a log.
+pub fn tell(held: Option<&Held>) {
+    if let Ok(restarted) = env::var(RESTARTED) {
+        warn!("the daemon before this one was ended by {restarted}");
+    }
+    if unsteady_starts() >= UNSTEADY_STARTS_MAX {
+        error!(
+            "{UNSTEADY_STARTS_MAX} daemons in a row crashed soon after their start: what the last one had received and \
+             not written down is left out, in case that is why; the bus is scanned instead"
         );
     }
+    let Some(held) = held else { return };
+    if let Some(problem) = &held.problem {
+        warn!("systemd does not take the uevent socket: {problem}");
+    }
+    let stores = env::var("FDSTORE").ok().and_then(|count| count.parse::<u32>().ok()).unwrap_or(0);
+    if env::var_os("NOTIFY_SOCKET").is_some() && stores < 2 {
+        warn!(
+            "systemd may hold nothing when this daemon is killed: the unit needs FileDescriptorStoreMax=4 (and before \
+             systemd 254 Environment=FDSTORE=4, which says so)"
+        );
+    }
+}
+
+/// How many daemons in a row crashed soon after their start.
+fn unsteady_starts() -> u32 {
+    env::var(UNSTEADY).ok().and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Where the program is, or was when it was started.
+pub fn executable() -> Result<PathBuf, Failure> {
+    env::var_os(EXECUTABLE).map(PathBuf::from).map_or_else(env::current_exe, Ok).map_err(Failure::unavailable)
 }
 
 /// What keeps a reception open beside its source.
 pub struct Held {
     fds: [OwnedFd; 2],
+    /// Why systemd does not hold them.
+    problem: Option<io::Error>,
 }
 
 impl Held {
@@ -112,11 +151,11 @@ impl Held {
             reception.fds().map(|fd| fd.try_clone_to_owned().map_err(Failure::unavailable));
         let fds = [socket?, memory?];
         let borrowed = reception.fds();
-        let state = [NotifyState::FdStore, NotifyState::FdName("autoweave-usb")];
-        if let Err(error) = sd_notify::notify_with_fds(false, &state, &borrowed) {
-            warn!("systemd does not take the uevent socket: {error}");
-        }
-        Ok((reception, Self { fds }))
+        // It polls what it stores, and would throw a socket away that says that messages were lost.
+        let no_poll = NotifyState::Custom("FDPOLL=0");
+        let state = [NotifyState::FdStore, NotifyState::FdName("autoweave-usb"), no_poll];
+        let problem = sd_notify::notify_with_fds(false, &state, &borrowed).err();
+        Ok((reception, Self { fds, problem }))
     }
 }
 
@@ -132,7 +171,8 @@ pub fn exec(held: Option<&Held>, executable: &Path) -> Failure {
     // The old program, if there is no new one.
     for path in [executable, Path::new("/proc/self/exe")] {
         let mut command = Command::new(path);
-        command.args(env::args_os().skip(1)).env_remove(RESTARTED);
+        command.args(env::args_os().skip(1)).env(EXECUTABLE, executable);
+        command.env_remove(RESTARTED).env_remove(UNSTEADY);
         if !inherited.is_empty() {
             command.env(FDS, inherited.join(":"));
         }

@@ -4,6 +4,8 @@
 //! It does nothing else, so that there is nothing in it to fail: one thread, no journal, no configuration. What a
 //! daemon decides itself is final; its exit code becomes the keeper's.
 
+#![expect(unsafe_code, reason = "a system call that could set a signal handler")]
+
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use autoweave_usb_source::Reception;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{self, SigHandler, SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -28,18 +30,35 @@ pub const FDS: &str = "AUTOWEAVE_USBD_FDS";
 /// The process id of the keeper, if there is one.
 pub const KEEPER: &str = "AUTOWEAVE_USBD_KEEPER";
 
-/// How often the daemon was started again, and what had ended it: `3 SIGKILL`.
+/// What ended the daemon before: `SIGKILL (3 times in all)`.
 pub const RESTARTED: &str = "AUTOWEAVE_USBD_RESTARTED";
+
+/// How many daemons in a row crashed soon after their start.
+pub const UNSTEADY: &str = "AUTOWEAVE_USBD_UNSTEADY";
+
+/// Where the program is on disk.
+pub const EXECUTABLE: &str = "AUTOWEAVE_USBD_EXECUTABLE";
 
 /// The numbers of the file descriptors that the keeper holds, joined by `:`. They stay open by themselves.
 const KEEP: &str = "AUTOWEAVE_USBD_KEEP";
 
-/// How long to wait before a daemon is started again: after the first kill, then twice as long each time.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// How long to wait before a daemon is started again: twice this after the first kill, then twice as long each time.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A daemon that ran for so long is not killed for what it does at its start.
 const STEADY: Duration = Duration::from_secs(10);
+
+/// For how long after a kill, or an upgrade, the keeper does not believe a daemon that it cannot run: a port may be
+/// taken, a file half written.
+const DOUBT: Duration = Duration::from_secs(60);
+
+/// The exit codes of what may pass.
+const PASSING: [i32; 4] = [64, 69, 73, 74];
+
+/// What a process is killed by that does what it must not, and one that panics.
+const CRASHES: [Signal; 6] =
+    [Signal::SIGABRT, Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGSYS];
 
 /// What the keeper passes on, as it comes.
 const FORWARDED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2];
@@ -81,16 +100,34 @@ struct Keeper {
     child: Option<Pid>,
     started: Instant,
     pause: Duration,
-    /// How often the daemon was killed, and by what last.
-    restarted: Option<(u32, Signal)>,
-    is_stopping: bool,
+    /// What ended daemons that did not end on purpose: the last of it.
+    ended_by: String,
+    restarts: u32,
+    /// How many of them in a row crashed before they were steady.
+    unsteady: u32,
+    /// When the last daemon began that is not to be believed at once that it cannot start.
+    doubted: Option<Instant>,
+    stop: Stop,
+}
+
+/// How far a stop that was asked for has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Stop {
+    No,
+    /// By this signal.
+    Asked(Signal),
+    /// A daemon was started to write down what the one before did not.
+    Last,
 }
 
 impl Keeper {
     fn new(fds: String) -> io::Result<Self> {
+        // Inherited as ignored, as some supervisors leave it, it would not say when the daemon has ended.
+        // SAFETY: this sets no handler.
+        unsafe { signal::signal(Signal::SIGCHLD, SigHandler::SigDfl)? };
         let mut mask = SigSet::empty();
         FORWARDED.into_iter().chain([Signal::SIGCHLD]).for_each(|signal| mask.add(signal));
-        mask.thread_block()?;
+        mask.thread_set_mask()?;
         Ok(Self {
             executable: env::current_exe()?,
             fds,
@@ -98,8 +135,11 @@ impl Keeper {
             child: None,
             started: Instant::now(),
             pause: PAUSE_FIRST,
-            restarted: None,
-            is_stopping: false,
+            ended_by: String::new(),
+            restarts: 0,
+            unsteady: 0,
+            doubted: None,
+            stop: Stop::No,
         })
     }
 
@@ -135,7 +175,12 @@ impl Keeper {
     }
 
     fn forward(&mut self, signal: Signal) {
-        self.is_stopping |= matches!(signal, Signal::SIGTERM | Signal::SIGINT);
+        if matches!(signal, Signal::SIGTERM | Signal::SIGINT) && self.stop == Stop::No {
+            self.stop = Stop::Asked(signal);
+        }
+        if signal == Signal::SIGUSR2 {
+            self.doubted = Some(Instant::now());
+        }
         if let Some(child) = self.child {
             // It was not waited for, so the process id is its own; if it has ended, that is seen next.
             let _ = kill(child, signal);
@@ -146,19 +191,58 @@ impl Keeper {
     fn look_after_child(&mut self) -> io::Result<Option<i32>> {
         if let Some(status) = self.reap()? {
             self.child = None;
-            let code = match status {
-                WaitStatus::Signaled(_, signal, _) => self.was_killed(signal),
-                WaitStatus::Exited(_, code) => Some(code),
-                _ => None,
-            };
-            return Ok(code);
+            if let Some(code) = self.ended(status) {
+                return Ok(Some(code));
+            }
         }
-        match self.child {
-            None if self.is_stopping => return Ok(Some(0)),
-            None if self.started.elapsed() >= self.pause => self.start_again(),
-            _ => {}
+        match (self.child, self.stop) {
+            (Some(_), _) => {}
+            (None, Stop::No) if self.started.elapsed() < self.pause => {}
+            (None, Stop::No) => self.start_again(),
+            // What was received and not written down is not to be lost with this process.
+            (None, Stop::Asked(signal)) => {
+                self.stop = Stop::Last;
+                self.start()?;
+                if let Some(child) = self.child {
+                    let _ = kill(child, signal);
+                }
+            }
+            (None, Stop::Last) => return Ok(Some(1)),
         }
         Ok(None)
+    }
+
+    /// The keeper's exit code, if that was the end.
+    fn ended(&mut self, status: WaitStatus) -> Option<i32> {
+        let is_steady = self.started.elapsed() >= STEADY;
+        let is_doubted = self.doubted.is_some_and(|since| since.elapsed() < DOUBT);
+        match status {
+            WaitStatus::Exited(_, code)
+                if !(is_doubted && PASSING.contains(&code)) || self.stop != Stop::No =>
+            {
+                return Some(code);
+            }
+            WaitStatus::Exited(_, code) => self.ended_by = format!("itself, with {code}"),
+            // As a shell says it.
+            WaitStatus::Signaled(_, signal, _) if self.stop == Stop::Last => {
+                return Some(128 + signal as i32);
+            }
+            WaitStatus::Signaled(_, signal, _) => {
+                self.ended_by = signal.to_string();
+                self.unsteady = match signal {
+                    _ if is_steady => 0,
+                    signal if CRASHES.contains(&signal) => self.unsteady.saturating_add(1),
+                    // Somebody else's doing says nothing of the daemon.
+                    _ => self.unsteady,
+                };
+            }
+            _ => return None,
+        }
+        self.restarts = self.restarts.saturating_add(1);
+        self.doubted = Some(Instant::now());
+        self.pause = if is_steady { PAUSE_FIRST } else { (self.pause * 2).min(PAUSE_MAX) };
+        self.started = Instant::now();
+        None
     }
 
     /// How the daemon ended, if it did. In a container the keeper is process 1, which others' orphans are left to.
@@ -179,20 +263,6 @@ impl Keeper {
         }
     }
 
-    /// Returns the keeper's exit code if it was stopping anyway.
-    fn was_killed(&mut self, signal: Signal) -> Option<i32> {
-        if self.is_stopping {
-            // As a shell says it.
-            return Some(128 + signal as i32);
-        }
-        let count = self.restarted.map_or(1, |(count, _)| count.saturating_add(1));
-        self.restarted = Some((count, signal));
-        self.pause =
-            if self.started.elapsed() >= STEADY { PAUSE_FIRST } else { (self.pause * 2).min(PAUSE_MAX) };
-        self.started = Instant::now();
-        None
-    }
-
     fn start_again(&mut self) {
         if let Err(error) = self.start() {
             anstream::eprintln!("autoweave-usbd: {} cannot be started: {error}", self.executable.display());
@@ -206,8 +276,9 @@ impl Keeper {
         // In a process group of its own, or a terminal's Ctrl-C would reach it twice.
         command.args(env::args_os().skip(1)).process_group(0);
         command.env_remove(KEEP).env(FDS, &self.fds).env(KEEPER, process::id().to_string());
-        if let Some((count, signal)) = self.restarted {
-            command.env(RESTARTED, format!("{count} {signal}"));
+        if self.restarts > 0 {
+            command.env(RESTARTED, format!("{} ({} times in all)", self.ended_by, self.restarts));
+            command.env(UNSTEADY, self.unsteady.to_string());
         }
         let child = i32::try_from(command.spawn()?.id()).map_err(io::Error::other)?;
         self.child = Some(Pid::from_raw(child));

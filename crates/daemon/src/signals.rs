@@ -2,12 +2,14 @@
 
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use autoweave_usb_source::Interrupter;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::exit::Failure;
@@ -19,6 +21,8 @@ pub struct Requests {
     stopped: Condvar,
     reload: AtomicBool,
     upgrade: AtomicBool,
+    /// Who takes signals.
+    thread: OnceLock<Thread>,
 }
 
 impl Requests {
@@ -39,9 +43,17 @@ impl Requests {
         self.reload.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether to become the program that is on disk now; asked once.
-    pub fn take_upgrade(&self) -> bool {
-        self.upgrade.swap(false, Ordering::Relaxed)
+    /// Whether to become the program that is on disk now. Signals are kept from then on.
+    pub fn is_upgrade(&self) -> bool {
+        self.upgrade.load(Ordering::Relaxed)
+    }
+
+    /// There was nothing to become: signals are taken again.
+    pub fn go_on(&self) {
+        self.upgrade.store(false, Ordering::Relaxed);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 
     fn stop(&self) {
@@ -50,35 +62,50 @@ impl Requests {
     }
 }
 
+/// What a daemon is asked by.
+const ASKED_BY: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2];
+
+/// Keeps signals until [`handle`] takes them. To be called before there are other threads: they begin as this one is.
+pub fn block() -> Result<(), Failure> {
+    asked_by().thread_set_mask().map_err(cannot_be_handled)
+}
+
 /// Turns SIGTERM, SIGINT, SIGHUP and SIGUSR2 into requests and wakes whoever takes from the source. A second SIGINT
-/// ends the process at once: the journal stands that.
+/// ends the process at once: the journal stands that. After a SIGUSR2 signals are kept until [`Requests::go_on`], or
+/// for the program that this process becomes.
 pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
     let requests = Arc::new(Requests::default());
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
-        .map_err(|error| Failure::unavailable(format!("signals cannot be handled: {error}")))?;
-    // A keeper waits for its signals with them blocked, and a child begins as its parent is. Not before now, or one that
-    // came meanwhile would end the process.
-    #[cfg(unix)]
-    nix::sys::signal::SigSet::all()
-        .thread_unblock()
-        .map_err(|error| Failure::unavailable(format!("signals cannot be handled: {error}")))?;
     let asked = requests.clone();
     let handle = move || {
-        for signal in signals.forever() {
+        // It fails only for a mask that is none.
+        while let Ok(signal) = asked_by().wait() {
             match signal {
-                SIGHUP => asked.reload.store(true, Ordering::Relaxed),
-                SIGUSR2 => asked.upgrade.store(true, Ordering::Relaxed),
-                SIGINT if asked.is_stop() => process::exit(130),
+                Signal::SIGHUP => asked.reload.store(true, Ordering::Relaxed),
+                Signal::SIGUSR2 => asked.upgrade.store(true, Ordering::Relaxed),
+                Signal::SIGINT if asked.is_stop() => process::exit(130),
                 _ => asked.stop(),
             }
             interrupter.interrupt();
+            while asked.upgrade.load(Ordering::Relaxed) {
+                thread::park();
+            }
         }
     };
-    thread::Builder::new()
+    let thread = thread::Builder::new()
         .name("signals".to_owned())
         .spawn(handle)
         .map_err(|error| Failure::unavailable(format!("a thread cannot be started: {error}")))?;
+    // Set once, here.
+    let _ = requests.thread.set(thread.thread().clone());
     Ok(requests)
+}
+
+fn asked_by() -> SigSet {
+    ASKED_BY.into_iter().collect()
+}
+
+fn cannot_be_handled(error: Errno) -> Failure {
+    Failure::unavailable(format!("signals cannot be handled: {error}"))
 }
 
 /// For commands that have nothing to finish: SIGINT ends them with 130, SIGTERM as well.

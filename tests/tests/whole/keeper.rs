@@ -28,9 +28,13 @@ pub fn bus() -> Bus {
 
 /// Kills the daemon, not its keeper, and returns the process id it had.
 fn kill_daemon(daemon: &Daemon) -> u32 {
+    kill_daemon_by(daemon, Signal::SIGKILL)
+}
+
+fn kill_daemon_by(daemon: &Daemon, signal: Signal) -> u32 {
     let pid = daemon.daemon_pid();
     assert_ne!(pid, daemon.pid(), "a keeper runs it");
-    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
     pid
 }
 
@@ -156,6 +160,10 @@ fn an_upgrade_leaves_no_gap() {
     fs::remove_file(&program).unwrap();
     daemon.signal(Signal::SIGUSR2);
     daemon.wait_until("the old one goes on", || daemon.log().matches("watching ").count() == 6);
+    install(&place);
+    daemon.signal(Signal::SIGUSR2);
+    daemon.wait_until("until there is a new one", || daemon.log().matches("watching ").count() == 7);
+    assert_eq!(fs::read_link(format!("/proc/{}/exe", daemon.daemon_pid())).unwrap(), program);
     edges += bus.cycle(&PORTS, 50).unwrap();
     daemon.wait_until("all is told", || last_seq(&state) >= edges);
     daemon.stop();
@@ -171,4 +179,74 @@ fn install(place: &StateDir) -> PathBuf {
     // A child of another test may just now hold it open for writing: then it cannot be executed yet.
     wait_until("it can be executed", || Command::new(&copy).arg("--version").output().is_ok());
     program
+}
+
+#[test]
+fn a_stop_amid_an_upgrade_is_a_stop() {
+    let bus = bus();
+    for delay_ms in [0, 1, 2, 3, 4, 6, 10] {
+        let state = StateDir::new();
+        let mut daemon = Daemon::start(&bus, &state, QUICK);
+        daemon.signal(Signal::SIGUSR2);
+        // Amid whichever step of it: any has to do.
+        thread::sleep(Duration::from_millis(delay_ms));
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0), "after {delay_ms} ms: {}", daemon.log());
+    }
+}
+
+#[test]
+fn a_stop_while_no_daemon_runs_writes_down_what_was_received() {
+    let mut bus = bus();
+    let state = StateDir::new();
+    let mut daemon = Daemon::start(&bus, &state, QUICK);
+    let mut edges = last_seq(&state);
+    // Each kill makes the pause before the next start longer.
+    for _ in 0..5 {
+        let before = kill_daemon(&daemon);
+        wait_for_another(&daemon, before);
+    }
+    let worker = Pid::from_raw(daemon.daemon_pid().try_into().unwrap());
+    kill(worker, Signal::SIGSTOP).unwrap();
+    edges += bus.cycle(&PORTS, 10).unwrap();
+    kill(worker, Signal::SIGKILL).unwrap();
+    daemon.wait_until("it is gone", || daemon.daemon_pid() == daemon.pid());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().code(), Some(0), "{}", daemon.log());
+    check_all(&bus, &state, edges);
+}
+
+#[test]
+fn after_a_kill_what_may_pass_is_waited_for() {
+    let mut bus = bus();
+    let state = StateDir::new();
+    let file = state.path().join("usbd.toml");
+    let good = "[performance]\ndebounce_ms = 0\n";
+    fs::write(&file, good).unwrap();
+    let daemon = Daemon::start(&bus, &state, &[("AUTOWEAVE_USB_CONFIG", file.to_str().unwrap())]);
+    let mut edges = last_seq(&state);
+    fs::write(&file, &good[..8]).unwrap();
+    kill_daemon(&daemon);
+    daemon.wait_for_log("usbd.toml");
+    edges += bus.cycle(&PORTS, 3).unwrap();
+    fs::write(&file, good).unwrap();
+    daemon.wait_until("all is told", || last_seq(&state) >= edges);
+    let log = daemon.stop();
+    assert!(log.contains("was ended by itself, with 64"), "{log}");
+    check_all(&bus, &state, edges);
+}
+
+#[test]
+fn daemons_that_cannot_stand_what_they_begin_with_get_something_else() {
+    let mut bus = bus();
+    let state = StateDir::new();
+    let daemon = Daemon::start(&bus, &state, QUICK);
+    for _ in 0..5 {
+        let before = kill_daemon_by(&daemon, Signal::SIGABRT);
+        wait_for_another(&daemon, before);
+    }
+    daemon.wait_for_log("in a row crashed soon after their start");
+    bus.unplug("1-1").unwrap();
+    daemon.wait_until("it does its job", || places(&devices(&state)) == on_bus(&bus));
+    daemon.stop();
 }

@@ -72,6 +72,8 @@ impl Manager {
         let text = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
         self.is_ready |= text.lines().any(|line| line == "READY=1");
         if text.lines().any(|line| line == "FDSTORE=1") {
+            // With it the real one would drop the socket at the first overrun.
+            assert!(text.lines().any(|line| line == "FDPOLL=0"), "{text}");
             // The real one drops what it has already; here only the first are kept.
             if self.store.is_empty() {
                 self.store = fds;

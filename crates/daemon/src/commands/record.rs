@@ -12,6 +12,7 @@ use crate::signals;
 const WAIT: Duration = Duration::from_secs(3600);
 
 pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
+    signals::block()?;
     let config = super::load(common, arguments.source.as_deref())?.config;
     let source = super::open_source(&config)?;
     source.start(Position::default());

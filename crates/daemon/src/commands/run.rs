@@ -1,6 +1,5 @@
 //! The daemon.
 
-use std::env;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,23 +33,18 @@ const PUBLISH_STOP: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
+    signals::block()?;
     let loaded = super::load(common, arguments.source.as_deref())?;
-    let executable = env::current_exe().map_err(Failure::unavailable)?;
+    let executable = held::executable()?;
     let held = hold(&loaded.config)?;
     let logging = logging::start(&loaded.config.log);
-    held::tell_restart();
+    held::tell(held.as_ref().map(|(_, held)| held));
     for (key, origin) in loaded.without_effect() {
         warn!("{origin}: `{key}` is set, but this version does not use it yet");
     }
     let config = &loaded.config;
     // First the source: what happens while a large journal is opened waits in its buffer.
-    let (source, held) = match held {
-        Some((reception, held)) => {
-            let source = Source::with_reception(reception, config.monitoring.interval);
-            (source.map_err(Failure::unavailable)?, Some(held))
-        }
-        None => (super::open_source(config)?, None),
-    };
+    let (source, held) = open_source(config, held)?;
     let requests = signals::handle(source.interrupter())?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
@@ -98,12 +92,25 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         if requests.take_reload() {
             daemon.reload(common, arguments)?;
         }
-        if requests.take_upgrade() && may_upgrade(common, arguments) {
-            daemon.stop()?;
-            return Err(held::exec(held.as_ref(), &executable));
+        if requests.is_upgrade() {
+            if may_upgrade(common, arguments) {
+                // What could not be written down is in the memory that is handed on.
+                if let Err(failure) = daemon.stop() {
+                    error!("{failure}; the upgrade goes on");
+                }
+                return Err(held::exec(held.as_ref(), &executable));
+            }
+            requests.go_on();
         }
     }
     daemon.stop()
+}
+
+/// The source on what is held, or the first that can be opened.
+fn open_source(config: &Config, held: Option<(Reception, Held)>) -> Result<(Source, Option<Held>), Failure> {
+    let Some((reception, held)) = held else { return Ok((super::open_source(config)?, None)) };
+    let source = Source::with_reception(reception, config.monitoring.interval);
+    Ok((source.map_err(Failure::unavailable)?, Some(held)))
 }
 
 /// The uevent socket, if it is wanted, and what holds it. May begin a keeper instead of returning.

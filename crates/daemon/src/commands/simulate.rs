@@ -68,6 +68,7 @@ struct Feed<'a> {
 }
 
 fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
+    signals::block()?;
     let Feed { kind, policy, state_dir, publishes, print, edges } = feed;
     let config = &loaded.config;
     let source = Source::open(&super::options(config, kind)).map_err(Failure::unavailable)?;

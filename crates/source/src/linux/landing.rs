@@ -92,9 +92,6 @@ impl Landing {
             landing.append_to(log, now);
         }
         landing.clear(log.tail());
-        // The kernel must not have to wait for a page: it would not do so for a process that is being killed, and
-        // what it had taken from the queue would be gone.
-        landing.view.texts.iter_mut().for_each(|text| text.fill(0));
         Ok(landing)
     }
 
@@ -139,6 +136,10 @@ impl Landing {
     fn point(&mut self) {
         let layout = &mut *self.view;
         for index in 0..BATCH {
+            // The kernel must not have to wait for a page: it would not do so for a process that is being killed, and
+            // what it had taken from the queue would be gone.
+            (layout.texts[index][0], layout.texts[index][TEXT_BYTES / 2]) = (0, 0);
+            layout.credentials[index].header.cmsg_len = 0;
             layout.slices[index] =
                 libc::iovec { iov_base: layout.texts[index].as_mut_ptr().cast(), iov_len: TEXT_BYTES };
             // SAFETY: null pointers and zeros are a valid `msghdr`, which may have private fields.

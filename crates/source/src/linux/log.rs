@@ -3,10 +3,11 @@
 //! A message is in the log from a store to `tail` on, and no longer from a store to `head` on; each is one word.
 //! A process that dies in between has done nothing.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::{fs, io};
+use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use autoweave_usb_device::Moment;
 
@@ -58,8 +59,8 @@ impl Content {
 #[repr(C)]
 pub struct Layout {
     magic: [u8; 16],
-    /// A UUID, as text.
-    id: [u8; 40],
+    /// At random.
+    id: [u8; 16],
     /// Where the oldest record begins.
     head: AtomicU64,
     /// Where the next record will begin.
@@ -95,14 +96,14 @@ impl Log {
             view.head.store(0, Ordering::SeqCst);
             view.tail.store(0, Ordering::SeqCst);
             view.drops.store(0, Ordering::SeqCst);
-            let uuid = fs::read("/proc/sys/kernel/random/uuid")?;
-            view.id = [0; 40];
-            for (place, byte) in view.id.iter_mut().zip(uuid.trim_ascii()) {
-                *place = *byte;
-            }
+            let mut random = [0; 16];
+            File::open("/dev/urandom")?.read_exact(&mut random)?;
+            view.id = random;
+            // Whoever finds the mark finds the rest.
+            compiler_fence(Ordering::SeqCst);
             view.magic = MAGIC;
         }
-        let id = String::from_utf8_lossy(&view.id).trim_end_matches('\0').to_owned();
+        let id = format!("{:032x}", u128::from_be_bytes(view.id));
         Ok(Self { view, id, is_new })
     }
 

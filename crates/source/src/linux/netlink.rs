@@ -9,9 +9,6 @@ use nix::sys::socket::{
     sockopt,
 };
 
-/// `NETLINK_KOBJECT_UEVENT`, `include/uapi/linux/netlink.h`.
-const PROTOCOL: u32 = 15;
-
 /// What the kernel itself sends, at once; group 2 is udevd's repetition after its rules have run.
 const KERNEL_GROUP: u32 = 1;
 
@@ -42,16 +39,17 @@ impl UeventSocket {
     /// The socket is broken.
     pub fn adopt(fd: OwnedFd, buffer_bytes: usize) -> io::Result<Option<Self>> {
         let adopted = Self { fd };
-        let groups = getsockname::<NetlinkAddr>(adopted.fd.as_raw_fd()).map(|address| address.groups());
-        let is_uevent = entry(adopted.inode()?).is_some_and(|entry| entry.protocol == PROTOCOL);
-        if !is_uevent || groups.is_ok_and(|groups| groups & KERNEL_GROUP == 0) {
+        let address = getsockname::<NetlinkAddr>(adopted.fd.as_raw_fd());
+        let has_group = address.is_ok_and(|address| address.groups() & KERNEL_GROUP != 0);
+        if !has_group || protocol(&adopted.fd) != Some(libc::NETLINK_KOBJECT_UEVENT) {
             return Ok(None);
         }
         fcntl(&adopted.fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         fcntl(&adopted.fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
         setsockopt(&adopted.fd, sockopt::PassCred, &true)?;
+        // Whoever opened it may have been allowed more than this process is.
         if adopted.buffer_bytes()? < buffer_bytes {
-            ask_for_buffer(&adopted.fd, buffer_bytes)?;
+            let _ = setsockopt(&adopted.fd, sockopt::RcvBufForce, &buffer_bytes);
         }
         Ok(Some(adopted))
     }
@@ -80,24 +78,32 @@ fn ask_for_buffer(fd: &OwnedFd, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// How many messages the kernel has dropped on a socket.
+/// The protocol of a socket (`SO_PROTOCOL`, socket(7)); `None` for what is no socket.
+#[expect(unsafe_code, reason = "a socket option that the nix crate does not have")]
+fn protocol(fd: &OwnedFd) -> Option<libc::c_int> {
+    let mut protocol: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&protocol)).ok()?;
+    // SAFETY: both pointers are to variables that live as long as the call, and `length` is the size of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PROTOCOL,
+            (&raw mut protocol).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(protocol)
+}
+
+/// How many messages the kernel has dropped on a socket (`/proc/net/netlink`, column `Drops`).
 pub fn drops(inode: u64) -> Option<u64> {
-    entry(inode).map(|entry| entry.drops)
-}
-
-struct Entry {
-    protocol: u32,
-    drops: u64,
-}
-
-/// The line of a socket in `/proc/net/netlink`.
-fn entry(inode: u64) -> Option<Entry> {
     let table = std::fs::read_to_string("/proc/thread-self/net/netlink").ok()?;
     // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
     let columns = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    columns.filter(|columns| columns.get(9).and_then(|column| column.parse().ok()) == Some(inode)).find_map(
-        |columns| Some(Entry { protocol: columns[1].parse().ok()?, drops: columns[8].parse().ok()? }),
-    )
+    columns
+        .filter(|columns| columns.get(9).and_then(|column| column.parse().ok()) == Some(inode))
+        .find_map(|columns| columns[8].parse().ok())
 }
 
 impl AsFd for UeventSocket {

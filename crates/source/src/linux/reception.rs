@@ -18,6 +18,7 @@ const BYTES: usize = LOG_OFFSET + size_of::<log::Layout>();
 pub struct Reception {
     socket: UeventSocket,
     memory: OwnedFd,
+    forgets: bool,
 }
 
 /// A reception in use.
@@ -33,7 +34,11 @@ impl Reception {
     /// # Errors
     /// The kernel has no uevent socket or no memfd, or the process may have no more files.
     pub fn open(receive_buffer_bytes: usize) -> io::Result<Self> {
-        Ok(Self { socket: UeventSocket::open(receive_buffer_bytes)?, memory: mapping::create(BYTES)? })
+        Ok(Self {
+            socket: UeventSocket::open(receive_buffer_bytes)?,
+            memory: mapping::create(BYTES)?,
+            forgets: false,
+        })
     }
 
     /// Goes on with the uevent socket among `fds`, and with the memory among them if there is any that this version
@@ -55,7 +60,12 @@ impl Reception {
         }
         let Some(socket) = socket else { return Ok(None) };
         let memory = memory.map_or_else(|| mapping::create(BYTES), Ok)?;
-        Ok(Some(Self { socket, memory }))
+        Ok(Some(Self { socket, memory, forgets: false }))
+    }
+
+    /// Leaves out what was received and not written down: the bus is scanned instead.
+    pub fn forget(&mut self) {
+        self.forgets = true;
     }
 
     /// The socket and the memory, to be held for the next daemon.
@@ -74,11 +84,15 @@ impl Reception {
 
     /// Takes up what a dead daemon left.
     pub(super) fn receive(self) -> io::Result<Received> {
-        let Self { socket, memory } = self;
+        let Self { socket, memory, forgets } = self;
         let now = clock::now();
         let mut log = Log::open(&memory, LOG_OFFSET)?;
         let landing = Landing::open(&memory, 0, &mut log, now)?;
         let has_told = netlink::drops(socket.inode()?).is_none_or(|drops| drops <= log.drops());
+        if forgets {
+            log.forget(log.tail());
+            log.append(now, &Content::Overrun);
+        }
         // It was told that messages are lost, and died before it could write that down.
         if !has_told && Content::Overrun.record_bytes() <= log.room() {
             log.append(now, &Content::Overrun);

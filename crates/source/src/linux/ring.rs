@@ -191,8 +191,9 @@ impl Ring {
 impl State {
     /// Forgets what may give way until a batch fits. False if it does not.
     fn make_room(&mut self) -> bool {
-        let may_give_way =
-            |state: &Self| state.messages.front().is_some_and(|(number, _)| *number <= state.processed);
+        let may_give_way = |state: &Self| {
+            state.messages.front().is_some_and(|(number, done)| *done || *number <= state.processed)
+        };
         while self.log.room() < BATCH_BYTES_MAX && may_give_way(self) && self.forget_first() {}
         self.log.room() >= BATCH_BYTES_MAX
     }
@@ -323,6 +324,19 @@ mod tests {
             ring.journaled(0, number);
         }
         assert!(kept(&ring).len() > 100, "as much as fits is kept");
+    }
+
+    #[test]
+    fn what_leads_to_nothing_makes_room_behind_what_was_let_go() {
+        let ring = ring();
+        let first = push(&ring, 1);
+        ring.take();
+        ring.journaled(0, first);
+        for _ in 0..1000 {
+            let number = push(&ring, 8000);
+            ring.take();
+            ring.discard(number);
+        }
     }
 
     #[test]
