@@ -5,19 +5,24 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use autoweave_usb_device::Moment;
 
-use super::mapping::{Plain, View};
+use super::mapping::{ALIGN, Plain, View};
 
-/// About 3,000 messages. The kernel's buffer holds the rest.
-pub const LOG_BYTES: usize = 1 << 20;
+/// Some 200,000 messages, which the kernel would need 180 MB for. It is only taken from the system where messages
+/// are, and given back behind them.
+pub const LOG_BYTES: usize = 64 << 20;
+
+/// How much is given back at once, and so how much more than needed is held.
+const RELEASE_BYTES: usize = 256 << 10;
 
 /// Of the layout here and in [`super::landing`]. What another version wrote is not read.
-const MAGIC: [u8; 16] = *b"autoweave-usb  1";
+const MAGIC: [u8; 16] = *b"autoweave-usb  2";
 
 /// Payload bytes or [`OVERRUN`], `wall_ms`, `mono_ms`: words of eight bytes.
 const HEADER_BYTES: usize = 24;
@@ -67,6 +72,8 @@ pub struct Layout {
     tail: AtomicU64,
     /// How many messages the kernel had dropped on the socket when this was last told.
     drops: AtomicU64,
+    /// Up to where the system lets memory be given back from.
+    _header: [u8; ALIGN - 56],
     bytes: [u8; LOG_BYTES],
 }
 
@@ -80,6 +87,8 @@ pub struct Log {
     view: View<Layout>,
     id: String,
     is_new: bool,
+    /// Up to where memory was given back.
+    released: u64,
 }
 
 impl Log {
@@ -104,7 +113,8 @@ impl Log {
             view.magic = MAGIC;
         }
         let id = format!("{:032x}", u128::from_be_bytes(view.id));
-        Ok(Self { view, id, is_new })
+        let released = view.head.load(Ordering::Acquire);
+        Ok(Self { view, id, is_new, released: released - released % RELEASE_BYTES as u64 })
     }
 
     /// Whether there was none that this version understands.
@@ -179,6 +189,14 @@ impl Log {
     pub fn forget(&mut self, number: u64) {
         debug_assert!((self.head()..=self.tail()).contains(&number));
         self.view.head.store(number, Ordering::Release);
+        while self.released + RELEASE_BYTES as u64 <= number {
+            // In a log that is nearly full, the newest records are there again.
+            if self.tail() <= self.released + LOG_BYTES as u64 {
+                let begin = offset_of!(Layout, bytes) + place_of(self.released);
+                self.view.release(begin..begin + RELEASE_BYTES);
+            }
+            self.released += RELEASE_BYTES as u64;
+        }
     }
 
     /// How many messages the kernel had dropped when it was last [told](Self::told_drops).
@@ -216,8 +234,69 @@ pub const fn record_bytes(payload: usize) -> usize {
 
 /// Where `length` bytes at `place` are: up to the end of the memory, and so many from its beginning.
 fn parts(place: u64, length: usize) -> (std::ops::Range<usize>, usize) {
-    #[expect(clippy::cast_possible_truncation, reason = "the remainder is below LOG_BYTES")]
-    let begin = (place % LOG_BYTES as u64) as usize;
+    let begin = place_of(place);
     let first = length.min(LOG_BYTES - begin);
     (begin..begin + first, length - first)
+}
+
+/// Where in the memory `place` is.
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below LOG_BYTES")]
+fn place_of(place: u64) -> usize {
+    (place % LOG_BYTES as u64) as usize
+}
+
+const _: () = assert!(offset_of!(Layout, bytes) == ALIGN && LOG_BYTES.is_multiple_of(RELEASE_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::super::mapping;
+    use super::*;
+
+    /// A message that tells its number.
+    fn message(count: u64) -> Content {
+        let mut text = vec![0; 5000 + usize::try_from(count % 3000).unwrap()];
+        text[..8].copy_from_slice(&count.to_ne_bytes());
+        text.iter_mut().skip(8).for_each(|byte| *byte = count.to_ne_bytes()[0] | 1);
+        Content::Uevent(text.into())
+    }
+
+    #[test]
+    fn giving_memory_back_takes_nothing_that_is_needed_even_in_a_full_log() {
+        let memory = mapping::create(size_of::<Layout>()).unwrap();
+        let mut log = Log::open(&memory, 0).unwrap();
+        let (mut written, mut read) = (0, 0);
+        let laps = 3 * LOG_BYTES as u64;
+        while log.head() < laps {
+            while record_bytes(8000) <= log.room() {
+                log.append(Moment::default(), &message(written));
+                written += 1;
+            }
+            // Full, then emptied by a little, by half, or by all of it.
+            let forget = [1, 3, written - read, (written - read) / 2][usize::try_from(written % 4).unwrap()];
+            for _ in 0..forget.max(1) {
+                let found = log.read(log.head()).unwrap();
+                let (Content::Uevent(found_text), Content::Uevent(text)) = (found.content, message(read))
+                else {
+                    panic!("message {read} is none");
+                };
+                assert!(found_text == text, "message {read} is not what was written");
+                log.forget(found.number);
+                read += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_log_holds_next_to_no_memory() {
+        use std::os::unix::fs::MetadataExt as _;
+
+        let memory = mapping::create(size_of::<Layout>()).unwrap();
+        let mut log = Log::open(&memory, 0).unwrap();
+        while log.head() < 2 * LOG_BYTES as u64 {
+            let number = log.append(Moment::default(), &message(7));
+            log.forget(number);
+        }
+        let held = File::from(memory).metadata().unwrap().blocks() * 512;
+        assert!(held <= 3 * RELEASE_BYTES as u64, "{held} bytes are held");
+    }
 }

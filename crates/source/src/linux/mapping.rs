@@ -4,11 +4,11 @@
 
 use std::fs::File;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::os::fd::{AsFd, OwnedFd};
 use std::{fmt, io};
 
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{MmapMut, MmapOptions, UncheckedAdvice};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
@@ -66,6 +66,15 @@ impl<T: Plain> View<T> {
         // holder gives it to a daemon when the one before is dead.
         let map = unsafe { MmapOptions::new().offset(offset as u64).len(size_of::<T>()).map_mut(&file)? };
         Ok(Self { map, of: PhantomData })
+    }
+}
+
+impl<T: Plain> View<T> {
+    /// Gives memory back to the system; it reads as zeros afterwards. Where that cannot be done, nothing happens.
+    pub fn release(&mut self, bytes: Range<usize>) {
+        debug_assert!(bytes.start.is_multiple_of(ALIGN) && bytes.end <= size_of::<T>());
+        // SAFETY: zeros are a `T` as well (`Plain`), and nobody holds a reference into `self` now.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::Remove, bytes.start, bytes.len()) };
     }
 }
 

@@ -250,6 +250,11 @@ impl Observer {
 
     fn overrun(&mut self, number: u64, at: Moment) {
         let lost = netlink::drops(self.socket_inode).map(|drops| self.receiver.ring.lost(drops));
+        if lost == Some(0) {
+            // It was told with the one before.
+            self.receiver.ring.discard(number);
+            return;
+        }
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost.unwrap_or(0));
         self.push(Place { number, seqnum: None, at }, Pending::Ready(Observation::Overrun { lost }));

@@ -74,11 +74,19 @@ struct Run {
 
 impl Run {
     fn run(&mut self) -> io::Result<()> {
+        let mut is_overrun = false;
         while let Some(log_tail) = self.ring.reserve() {
             let asked = self.ring.last_drain_asked();
             match self.landing.receive(&self.socket, log_tail)? {
                 Look::Messages(count) => self.keep(count),
-                Look::Overrun => self.ring.push(clock::now(), &Content::Overrun),
+                Look::Overrun => {
+                    self.ring.push(clock::now(), &Content::Overrun);
+                    is_overrun = true;
+                }
+                // Until now the kernel went on dropping without a word; what it dropped is counted with this.
+                Look::Empty if std::mem::take(&mut is_overrun) => {
+                    self.ring.push(clock::now(), &Content::Overrun);
+                }
                 Look::Empty => {
                     self.ring.answer_drain(asked);
                     self.observer.unpark();

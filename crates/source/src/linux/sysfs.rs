@@ -153,11 +153,23 @@ fn read_interface(directory: &Path) -> Option<InterfaceReading> {
     })
 }
 
+/// What sysfs gives at once.
+const PAGE_BYTES: usize = 4096;
+
 /// At most `limit` bytes of an attribute; none when it is missing or cannot be read.
 fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
+    let mut file = File::open(path).ok()?;
     let mut bytes = Vec::new();
-    let limit = u64::try_from(limit).unwrap_or(u64::MAX);
-    File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)).ok()?;
+    while bytes.len() < limit {
+        // sysfs gives a page at a time (`kernfs_file_read_iter`), and less only at the end.
+        let (begin, wanted) = (bytes.len(), PAGE_BYTES.min(limit - bytes.len()));
+        bytes.resize(begin + wanted, 0);
+        let read = file.read(&mut bytes[begin..]).ok()?;
+        bytes.truncate(begin + read);
+        if read < wanted {
+            break;
+        }
+    }
     Some(bytes)
 }
 

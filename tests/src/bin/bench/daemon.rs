@@ -67,19 +67,36 @@ impl Daemon {
         }
     }
 
+    /// The keeper and the daemon it runs.
+    fn processes(&self) -> Vec<String> {
+        let keeper = self.child.id().to_string();
+        let children =
+            fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
+        let children: Vec<String> = children.split_whitespace().map(str::to_owned).collect();
+        [vec![keeper], children].concat()
+    }
+
     /// Proportional set size, `/proc/PID/smaps_rollup`.
     pub fn pss_mb(&self) -> Outcome<f64> {
-        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
-        Ok(line.trim_end_matches("kB").trim().parse::<f64>()? / 1024.0)
+        let mut kib = 0.0;
+        for process in self.processes() {
+            let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
+            kib += line.trim_end_matches("kB").trim().parse::<f64>()?;
+        }
+        Ok(kib / 1024.0)
     }
 
     /// User and system time, `/proc/PID/stat`, fields 14 and 15, in clock ticks of 10 ms.
     pub fn cpu_seconds(&self) -> Outcome<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let behind_name = stat.rsplit(')').next().ok_or("no stat")?;
-        let ticks = behind_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-        Ok(ticks.sum::<Result<f64, _>>()? / 100.0)
+        let mut ticks = 0.0;
+        for process in self.processes() {
+            let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+            let behind_name = stat.rsplit(')').next().ok_or("no stat")?;
+            let times = behind_name.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
+            ticks += times.sum::<Result<f64, _>>()?;
+        }
+        Ok(ticks / 100.0)
     }
 
     pub fn stop(mut self) -> Outcome<()> {
