@@ -205,7 +205,8 @@ impl DeviceTable {
             let in_window = state.window.as_ref().and_then(|window| window.pending);
             let orphan = state.orphan.map(|cause| cause.number);
             let first = in_window.map(|pending| pending.first_number).into_iter().chain(orphan).min();
-            first.map(|first| (*port, first))
+            // 0: it came from no observation.
+            first.filter(|first| *first > 0).map(|first| (*port, first))
         };
         self.ports.iter().filter_map(pending).collect()
     }
