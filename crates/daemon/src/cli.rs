@@ -88,7 +88,7 @@ pub struct Run {
     /// Where to keep the journal
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How to hear of devices: auto, uevent or poll
+    /// How to hear of devices: auto, uevent, libusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -98,7 +98,7 @@ pub struct Watch {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// How to hear of devices: auto, uevent or poll
+    /// How to hear of devices: auto, uevent, libusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -170,7 +170,7 @@ pub struct Record {
     /// The recording; it must not exist yet
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// How to hear of devices: auto, uevent or poll
+    /// How to hear of devices: auto, uevent, libusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }

@@ -18,6 +18,8 @@ mod clock;
 mod counters;
 mod events;
 mod kill_point;
+#[cfg(feature = "libusb")]
+mod libusb;
 #[cfg(target_os = "linux")]
 mod linux;
 mod poll;

@@ -25,6 +25,8 @@ pub enum Kind {
     Auto,
     /// Kernel uevents and sysfs (Linux).
     Uevent,
+    /// libusb's hot-plug callbacks, where the cargo feature `libusb` is on.
+    Libusb,
     /// Enumeration at [`Options::interval`].
     Poll,
     /// A recording, as fast as it is taken, on the clock it was recorded by.
@@ -100,6 +102,12 @@ pub enum OpenError {
     /// This operating system has no such source.
     #[error("there is no {0} source on this operating system")]
     Unavailable(SourceName),
+    /// libusb cannot be used here.
+    #[error("libusb does not start: {0}")]
+    Libusb(io::Error),
+    /// The source needs a cargo feature that is off.
+    #[error("this program was built without the source {0}")]
+    NotBuilt(SourceName),
     /// No more threads can be had.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -117,6 +125,9 @@ pub enum SourceError {
     /// The uevent socket broke.
     #[error("the uevent socket failed: {0}")]
     Receive(io::Error),
+    /// libusb broke.
+    #[error("libusb failed: {0}")]
+    Libusb(io::Error),
     /// The recording is damaged from here on.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -171,6 +182,14 @@ impl Source {
             Kind::Uevent => return Err(OpenError::Unavailable(SourceName::Uevent)),
             #[cfg(not(target_os = "linux"))]
             Kind::Auto => source.start_poll(started)?,
+            #[cfg(feature = "libusb")]
+            Kind::Libusb => {
+                source.name = SourceName::Libusb;
+                source.description = crate::libusb::description();
+                source.wake = Some(crate::libusb::spawn(started)?);
+            }
+            #[cfg(not(feature = "libusb"))]
+            Kind::Libusb => return Err(OpenError::NotBuilt(SourceName::Libusb)),
             Kind::Poll => source.start_poll(started)?,
             Kind::Replay(file) => {
                 (source.name, source.is_live) = (SourceName::Replay, false);

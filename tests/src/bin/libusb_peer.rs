@@ -4,15 +4,12 @@
 //! second, it says how many there were, and ends.
 
 use std::error::Error;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use autoweave_usb_tests::make_sys_a_sysfs;
 use rusb::{Context, Device, Hotplug, HotplugBuilder, UsbContext};
 
 const QUIET: Duration = Duration::from_secs(1);
@@ -40,21 +37,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("ready");
     io::stdin().read_to_end(&mut Vec::new())?;
     println!("{}", when_quiet()?);
-    Ok(())
-}
-
-/// libusb reads devices from a `/sys` that is a sysfs, and from the device nodes otherwise (`op_init` in
-/// os/linux_usbfs.c). So the bus's `/sys/bus` and `/sys/devices` are laid over those of a real one.
-fn make_sys_a_sysfs() -> Result<(), Box<dyn Error>> {
-    const NONE: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-    let covers = [("/sys/bus", File::open("/sys/bus")?), ("/sys/devices", File::open("/sys/devices")?)];
-    mount(NONE, "/sys", Some("sysfs"), MsFlags::MS_RDONLY, NONE)?;
-    for (path, directory) in covers {
-        let source = format!("/proc/self/fd/{}", directory.as_raw_fd());
-        mount(Some(source.as_str()), path, NONE, MsFlags::MS_BIND, NONE)?;
-    }
     Ok(())
 }
 

@@ -85,12 +85,15 @@ fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
     };
     let known = names.iter().filter_map(|name| match name {
         SourceName::Uevent => Some(Kind::Uevent),
+        SourceName::Libusb => Some(Kind::Libusb),
         SourceName::Poll => Some(Kind::Poll),
-        SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
+        SourceName::Udev | SourceName::Nusb => None,
     });
     let known: Vec<Kind> = known.collect();
     if known.is_empty() {
-        return Err(Failure::unavailable("source.chain: this version has only the sources uevent and poll"));
+        return Err(Failure::unavailable(
+            "source.chain: this version has only the sources uevent, libusb and poll",
+        ));
     }
     Ok(known)
 }

@@ -241,7 +241,7 @@ pub const KEYS: &[Key] = &[
         default: "auto",
         applies: Applies::AtStart,
         doc: "Where observations come from: the first source that can be opened at the start. `auto` is the \
-              order that suits the system. This version has `uevent` and `poll`.",
+              order that suits the system. This version has `uevent`, `libusb` and `poll`.",
     },
     Key {
         path: "source.receive_buffer_bytes",

@@ -13,5 +13,7 @@ mod sysfs;
 pub mod uevent;
 
 pub use observer::{Observing, spawn};
+#[cfg(feature = "libusb")]
+pub use readers::{Job, Readers};
 pub use reception::Reception;
 pub use sysfs::{Sysfs, Unread};

@@ -1,0 +1,45 @@
+//! What is on the bus, as libusb knows it: all but the strings, for which a device has to be opened.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use autoweave_usb_device::{Port, Reading};
+use rusb::{Context, UsbContext};
+
+use super::heard;
+use crate::Counters;
+
+/// libusb's own list.
+pub struct Bus {
+    context: Context,
+}
+
+impl Bus {
+    /// # Errors
+    /// Never; it can fail on Linux.
+    pub fn open(context: &Context, _: &Arc<Counters>) -> io::Result<Self> {
+        Ok(Self { context: context.clone() })
+    }
+
+    /// There is no more to read.
+    pub fn read(&mut self, bare: Box<Reading>) -> Box<Reading> {
+        bare
+    }
+
+    /// None is late.
+    pub fn late(&mut self) -> Vec<Reading> {
+        Vec::new()
+    }
+
+    /// Every device that libusb can place, hubs first. It can read each.
+    ///
+    /// # Errors
+    /// libusb cannot list the bus.
+    pub fn list(&mut self) -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
+        let devices = self.context.devices().map_err(io::Error::other)?;
+        let mut readings: Vec<_> = devices.iter().filter_map(|device| heard::reading(&device)).collect();
+        readings.sort_by_key(|reading| reading.port);
+        Ok((readings, BTreeSet::new()))
+    }
+}

@@ -1,0 +1,174 @@
+//! The source that hears of devices through libusb.
+
+use std::thread;
+
+use autoweave_usb_testbus::{Bus, Device};
+use autoweave_usb_tests::make_sys_a_sysfs;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::{Daemon, QUICK, StateDir, devices, events, last_seq};
+use crate::invariants::{check, check_hubs, headline, net, on_bus, places, port};
+use crate::program::{CALM, until_read};
+
+fn enter() -> Bus {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    make_sys_a_sysfs().unwrap();
+    bus
+}
+
+fn start(bus: &Bus, state: &StateDir, env: &[(&str, &str)], source: &str) -> Daemon {
+    Daemon::start_with(bus, state.path(), env, &["--source", source])
+}
+
+fn settle(daemon: &Daemon, state: &StateDir, bus: &Bus) {
+    daemon.wait_until("the table is what is there", || places(&devices(state)) == on_bus(bus));
+}
+
+#[test]
+fn libusb_tells_what_uevents_tell() {
+    let [libusb, uevent] = until_read(|| {
+        ["libusb", "uevent"].map(|source| thread::spawn(|| paced_story(source)).join().unwrap())
+    });
+    assert_eq!(libusb.len(), 12);
+    assert!(libusb.iter().all(|event| event["source"] == "libusb"), "{libusb:?}");
+    // A scan that comes between the device and its callback tells it first, as found and not as heard.
+    let told = |events: &[Value]| -> Vec<Value> { events.iter().map(what_was_told).collect() };
+    assert_eq!(told(&libusb), told(&uevent));
+}
+
+/// Each device is known before the next one comes.
+fn paced_story(source: &str) -> Vec<Value> {
+    let mut bus = enter();
+    bus.plug_silent("1-2", &Device::storage("COLD")).unwrap();
+    let state = StateDir::new();
+    let daemon = start(&bus, &state, CALM, source);
+    assert!(source == "uevent" || daemon.log().contains("watching the callbacks of libusb 1.0."));
+    settle(&daemon, &state, &bus);
+    let plugs = [
+        ("1-1", Device::hub()),
+        ("1-1.4", Device::receiver()),
+        ("1-1.2", Device::storage("S1")),
+        ("1-3", Device::storage("S2")),
+    ];
+    for (port, device) in plugs {
+        bus.plug(port, &device).unwrap();
+        settle(&daemon, &state, &bus);
+    }
+    for port in ["1-3", "1-1", "1-2"] {
+        bus.unplug(port).unwrap();
+        settle(&daemon, &state, &bus);
+    }
+    bus.plug("1-3", &Device::receiver()).unwrap();
+    settle(&daemon, &state, &bus);
+    daemon.stop();
+    let events = events(&state);
+    check(&events);
+    check_hubs(&events);
+    assert_eq!(net(&events), on_bus(&bus));
+    events
+}
+
+fn what_was_told(event: &Value) -> Value {
+    let device = &event["device"];
+    let names = [
+        "device_id",
+        "device_address",
+        "vendor_id",
+        "product_id",
+        "serial_number",
+        "product",
+        "manufacturer",
+    ];
+    let names = names.map(|name| &device[name]);
+    json!([event["action"], port(event), names, device["speed_mbps"], device["device_descriptor"]])
+}
+
+#[test]
+fn the_first_scan_finds_what_was_there() {
+    let mut bus = enter();
+    bus.plug_silent("1-1", &Device::hub()).unwrap();
+    bus.plug_silent("1-1.1", &Device::storage("S1")).unwrap();
+    let state = StateDir::new();
+    start(&bus, &state, CALM, "libusb").stop();
+    let told: Vec<_> = events(&state).iter().map(headline).collect();
+    assert_eq!(told, ["attach usb1 coldplug", "attach 1-1 coldplug", "attach 1-1.1 coldplug"]);
+    assert_eq!(drivers(&state), ["hub", "usb-storage", "hub"]);
+}
+
+#[test]
+fn interfaces_and_drivers_are_known_soon_after_the_device() {
+    let mut bus = enter();
+    let state = StateDir::new();
+    let daemon = start(&bus, &state, CALM, "libusb");
+    bus.plug("1-1", &Device::storage("S1")).unwrap();
+    daemon.wait_until("the driver is known", || drivers(&state) == ["usb-storage", "hub"]);
+    daemon.stop();
+}
+
+/// Of the first interface of each device.
+fn drivers(state: &StateDir) -> Vec<Value> {
+    devices(state).iter().map(|device| device["interfaces"][0]["driver"].clone()).collect()
+}
+
+#[test]
+fn devices_gone_at_once_leave_nothing_behind() {
+    let mut bus = enter();
+    let state = StateDir::new();
+    let daemon = start(&bus, &state, CALM, "libusb");
+    for round in 0..20 {
+        bus.plug("1-1", &Device::storage(&format!("S{round}"))).unwrap();
+        bus.unplug("1-1").unwrap();
+    }
+    bus.plug("1-2", &Device::receiver()).unwrap();
+    settle(&daemon, &state, &bus);
+    daemon.stop();
+    let events = events(&state);
+    check(&events);
+    assert_eq!(net(&events), on_bus(&bus));
+    // libusb leaves out both edges of a device that is gone before it could read it.
+    assert!(events.len().is_multiple_of(2) && (2..=42).contains(&events.len()), "{}", events.len());
+}
+
+#[test]
+fn a_flood_ends_in_what_is_there() {
+    let mut bus = enter();
+    bus.plug_silent("1-1", &Device::receiver()).unwrap();
+    bus.plug_silent("1-2", &Device::storage("S1")).unwrap();
+    let state = StateDir::new();
+    let env = [QUICK, &[("AUTOWEAVE_USB__MONITORING__INTERVAL", "200")]].concat();
+    let daemon = start(&bus, &state, &env, "libusb");
+    bus.cycle(&["1-1", "1-2"], 3000).unwrap();
+    bus.unplug("1-2").unwrap();
+    bus.plug("1-3", &Device::storage("S2")).unwrap();
+    settle(&daemon, &state, &bus);
+    daemon.stop();
+    let events = events(&state);
+    check(&events);
+    assert_eq!(net(&events), on_bus(&bus));
+}
+
+#[test]
+fn sigterm_is_heard_while_callbacks_keep_coming() {
+    let mut bus = enter();
+    bus.plug_silent("1-1", &Device::receiver()).unwrap();
+    let state = StateDir::new();
+    let timeout = [QUICK, &[("AUTOWEAVE_USB__PERFORMANCE__SHUTDOWN_TIMEOUT_MS", "200")]].concat();
+    let mut daemon = start(&bus, &state, &timeout, "libusb");
+    let before = last_seq(&state);
+    thread::scope(|scope| {
+        let (done, stop) = std::sync::mpsc::channel::<()>();
+        let flood = scope.spawn(move || {
+            while stop.try_recv().is_err() {
+                bus.cycle(&["1-1"], 100).unwrap();
+            }
+        });
+        daemon.wait_until("events come", || last_seq(&state) > before);
+        daemon.signal(Signal::SIGTERM);
+        assert_eq!(daemon.wait().code(), Some(0));
+        done.send(()).unwrap();
+        flood.join().unwrap();
+    });
+    check(&events(&state));
+}
