@@ -1,4 +1,4 @@
-//! Where the journal is kept.
+//! Where the journal is kept, and where the daemon can be spoken to while it runs.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,18 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
             "no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir",
         )
     })
+}
+
+/// The directory of `notify.sock`: systemd's, else the usual one for root or for a user. None where a user has none.
+pub fn runtime() -> Option<PathBuf> {
+    if let Some(first) = env::var_os("RUNTIME_DIRECTORY").as_deref().and_then(first_of_list) {
+        return Some(first);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/run/autoweave-usb"));
+    }
+    let session = env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty())?;
+    Some(PathBuf::from(session).join("autoweave-usb"))
 }
 
 fn first_of_list(list: &std::ffi::OsStr) -> Option<PathBuf> {

@@ -20,6 +20,7 @@ mod events;
 mod kill_point;
 #[cfg(target_os = "linux")]
 mod linux;
+mod notice;
 mod poll;
 mod position;
 mod recording;
@@ -34,6 +35,10 @@ pub use kill_point::kill_point;
 pub use linux::Reception;
 #[cfg(target_os = "linux")]
 pub use linux::uevent;
+pub use notice::{
+    Notice, NoticeAction, NoticeArgumentError, NoticeArguments, NoticeError, SPOOL_FILES_MAX, SPOOL_OVERFLOW,
+    SPOOL_OVERFLOW_MAX,
+};
 pub use poll::{enumerate, has_usb};
 pub use position::Position;
 pub use recording::{RecordError, Recorder, RecordingError};
