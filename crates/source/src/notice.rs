@@ -24,6 +24,12 @@ use autoweave_usb_device::Port;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// The socket's name in the runtime directory.
+pub const NOTICE_SOCKET: &str = "notify.sock";
+
+/// The spool's name in the state directory.
+pub const SPOOL_DIRECTORY: &str = "spool";
+
 /// Files in the spool, about: helpers that run at the same moment may all take the last place.
 pub const SPOOL_FILES_MAX: usize = 10_000;
 

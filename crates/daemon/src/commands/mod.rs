@@ -12,11 +12,12 @@ mod watch;
 
 use std::env;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use autoweave_usb_device::Policy;
 use autoweave_usb_journal as journal;
-use autoweave_usb_source::{Kind, OpenError, Options, Source};
+use autoweave_usb_source::{Kind, Notices, OpenError, Options, Source};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
 use tracing::warn;
@@ -88,11 +89,14 @@ fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
     let known = names.iter().filter_map(|name| match name {
         SourceName::Uevent => Some(Kind::Uevent),
         SourceName::Poll => Some(Kind::Poll),
-        SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
+        SourceName::Udev => Some(Kind::Udev),
+        SourceName::Libusb | SourceName::Nusb => None,
     });
     let known: Vec<Kind> = known.collect();
     if known.is_empty() {
-        return Err(Failure::unavailable("source.chain: this version has only the sources uevent and poll"));
+        return Err(Failure::unavailable(
+            "source.chain: this version has only the sources uevent, udev and poll",
+        ));
     }
     Ok(known)
 }
@@ -103,8 +107,10 @@ fn wants_uevents(config: &Config) -> bool {
 }
 
 /// Opens the first source of the chain that can be opened.
-fn open_source(config: &Config) -> Result<Source, Failure> {
-    first_that_opens(config, Source::open)
+fn open_source(config: &Config, notices: Option<&Arc<Notices>>) -> Result<Source, Failure> {
+    first_that_opens(config, |options| {
+        Source::open(&Options { notices: notices.cloned(), ..options.clone() })
+    })
 }
 
 /// Opens the first of the chain with which `open` succeeds.
@@ -126,7 +132,8 @@ fn first_that_opens<T>(
 }
 
 fn options(config: &Config, kind: Kind) -> Options {
-    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes: receive_buffer_bytes(config) }
+    let receive_buffer_bytes = receive_buffer_bytes(config);
+    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes, ..Options::default() }
 }
 
 fn receive_buffer_bytes(config: &Config) -> usize {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, fs};
 
-use autoweave_usb_source::{Notice, NoticeArguments};
+use autoweave_usb_source::{NOTICE_SOCKET, Notice, NoticeArguments, SPOOL_DIRECTORY};
 
 use crate::cli::Notify;
 use crate::exit::Failure;
@@ -23,8 +23,6 @@ use spool::Outcome;
 
 /// The name to be called by as the helper of udev.
 const HELPER: &str = "autoweave-udev-notify";
-
-const SOCKET: &str = "notify.sock";
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -88,7 +86,7 @@ fn tell(arguments: &[&OsStr]) -> Result<Told, Failure> {
         return Ok(Told::Daemon);
     }
     let state = state_dir::find(None)?;
-    let spool = state.join(spool::DIRECTORY);
+    let spool = state.join(SPOOL_DIRECTORY);
     match spool::write(&state, &notice, now) {
         Ok(outcome) => Ok(Told::Spool(spool, outcome)),
         Err(error) => {
@@ -105,5 +103,5 @@ fn send(notice: &Notice) -> io::Result<()> {
     let directory = state_dir::runtime().ok_or(io::ErrorKind::NotFound)?;
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to(&notice.format(), directory.join(SOCKET)).map(drop)
+    socket.send_to(&notice.format(), directory.join(NOTICE_SOCKET)).map(drop)
 }

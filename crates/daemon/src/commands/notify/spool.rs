@@ -12,15 +12,12 @@ use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use autoweave_usb_source::{Notice, SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX};
+use autoweave_usb_source::{Notice, SPOOL_DIRECTORY, SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, unlinkat};
-
-/// Its name in the state directory.
-pub const DIRECTORY: &str = "spool";
 
 const DIRECTORY_MODE: u32 = 0o750;
 
@@ -60,12 +57,12 @@ pub fn write(state: &Path, notice: &Notice, now: Duration) -> io::Result<Outcome
 fn open_spool(state: &Path) -> io::Result<OwnedFd> {
     let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let state = open(state, directory, Mode::empty())?;
-    let made = match mkdirat(&state, DIRECTORY, Mode::from_bits_truncate(DIRECTORY_MODE)) {
+    let made = match mkdirat(&state, SPOOL_DIRECTORY, Mode::from_bits_truncate(DIRECTORY_MODE)) {
         Ok(()) => true,
         Err(Errno::EEXIST) => false,
         Err(error) => return Err(error.into()),
     };
-    let spool = openat(&state, DIRECTORY, directory | OFlag::O_NOFOLLOW, Mode::empty())?;
+    let spool = openat(&state, SPOOL_DIRECTORY, directory | OFlag::O_NOFOLLOW, Mode::empty())?;
     if made {
         give_to_owner(&spool, &state)?;
     }
@@ -139,7 +136,7 @@ mod tests {
     #[test]
     fn a_full_spool_counts_what_it_refuses() {
         let state = tempfile::tempdir().unwrap();
-        let spool = state.path().join(DIRECTORY);
+        let spool = state.path().join(SPOOL_DIRECTORY);
         fs::create_dir(&spool).unwrap();
         for number in 1..SPOOL_FILES_MAX {
             File::create(spool.join(number.to_string())).unwrap();
@@ -161,7 +158,7 @@ mod tests {
     fn links_in_the_state_directory_are_not_followed() {
         let state = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
-        let spool = state.path().join(DIRECTORY);
+        let spool = state.path().join(SPOOL_DIRECTORY);
         symlink(elsewhere.path(), &spool).unwrap();
         assert!(write(state.path(), &notice(), Duration::ZERO).is_err());
 
