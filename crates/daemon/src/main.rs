@@ -21,6 +21,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::notify::as_helper() {
+        return code;
+    }
     #[cfg(target_os = "linux")]
     if let Some(code) = keeper::run() {
         return code;

@@ -1,7 +1,9 @@
-//! Where the journal is kept.
+//! Where the journal is kept, and where the daemon can be spoken to while it runs.
 
-use std::env;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::{env, io};
 
 use crate::exit::Failure;
 
@@ -24,6 +26,34 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
             "no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir",
         )
     })
+}
+
+/// The directory of `notify.sock`: systemd's, else the usual one for root or for a user. None where a user has none.
+pub fn runtime() -> Option<PathBuf> {
+    if let Some(first) = env::var_os("RUNTIME_DIRECTORY").as_deref().and_then(first_of_list) {
+        return Some(first);
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/run/autoweave-usb"));
+    }
+    let session = env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty())?;
+    Some(PathBuf::from(session).join("autoweave-usb"))
+}
+
+/// [`runtime`], made where it is missing.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_runtime() -> Result<Option<PathBuf>, Failure> {
+    let Some(directory) = runtime() else { return Ok(None) };
+    // Root's is everybody's to look into; the socket has a mode of its own.
+    let mode = if nix::unistd::geteuid().is_root() { 0o755 } else { 0o750 };
+    match DirBuilder::new().mode(mode).create(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Failure::unavailable(format!("{}: {error}", directory.display())))
+        }
+        _ => Ok(Some(directory)),
+    }
 }
 
 fn first_of_list(list: &std::ffi::OsStr) -> Option<PathBuf> {

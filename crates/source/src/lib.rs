@@ -22,11 +22,14 @@ mod kill_point;
 mod libusb;
 #[cfg(target_os = "linux")]
 mod linux;
+mod notice;
 mod poll;
 mod position;
 mod recording;
 mod simulate;
 mod source;
+#[cfg(target_os = "linux")]
+mod udev;
 mod watch;
 
 pub use counters::Counters;
@@ -36,11 +39,17 @@ pub use kill_point::kill_point;
 pub use linux::Reception;
 #[cfg(target_os = "linux")]
 pub use linux::uevent;
+pub use notice::{
+    NOTICE_SOCKET, Notice, NoticeAction, NoticeArgumentError, NoticeArguments, NoticeError, SPOOL_DIRECTORY,
+    SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX,
+};
 pub use poll::{enumerate, has_usb};
 pub use position::Position;
 pub use recording::{RecordError, Recorder, RecordingError};
 pub use simulate::Simulation;
 pub use source::{Interrupter, Kind, OpenError, Options, Source, SourceError, Wire};
+#[cfg(target_os = "linux")]
+pub use udev::{Backlog, Notices};
 pub use watch::{Batch, Watch};
 
 use source::{Closed, Started};

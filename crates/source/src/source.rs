@@ -11,9 +11,9 @@ use std::time::Duration;
 use autoweave_usb_device::{Observed, SourceName};
 use thiserror::Error;
 
-#[cfg(target_os = "linux")]
-use crate::Reception;
 use crate::{Counters, Position, RecordingError, Simulation, poll, recording, simulate};
+#[cfg(target_os = "linux")]
+use crate::{Notices, Reception};
 
 /// Observations waiting to be taken, at most; further ones wait where they come from.
 const WAITING_MAX: usize = 1024;
@@ -29,6 +29,8 @@ pub enum Kind {
     Libusb,
     /// Enumeration at [`Options::interval`].
     Poll,
+    /// The notices of the udev helper, [`Options::notices`], and sysfs (Linux).
+    Udev,
     /// A recording, as fast as it is taken, on the clock it was recorded by.
     Replay(PathBuf),
     /// Synthetic devices.
@@ -44,6 +46,9 @@ pub struct Options {
     pub interval: Duration,
     /// The receive buffer to ask the kernel for, in bytes. It may grant less.
     pub receive_buffer_bytes: usize,
+    /// Where the udev helper's notices arrive, if they do.
+    #[cfg(target_os = "linux")]
+    pub notices: Option<Arc<Notices>>,
 }
 
 /// An open source.
@@ -58,6 +63,9 @@ pub struct Source {
     counters: Arc<Counters>,
     #[cfg(target_os = "linux")]
     observing: Option<crate::linux::Observing>,
+    /// Whose notices it takes.
+    #[cfg(target_os = "linux")]
+    notices: Option<Arc<Notices>>,
     receive_buffer_bytes: usize,
     is_live: bool,
 }
@@ -99,6 +107,9 @@ pub enum OpenError {
     /// The uevent socket, or a thread, cannot be had.
     #[error("kernel uevents cannot be received: {0}")]
     Uevent(io::Error),
+    /// Helpers do not reach this process.
+    #[error("nobody serves the udev helper's socket (fallback.enable_udev; only `run` does)")]
+    NoNotices,
     /// This operating system has no such source.
     #[error("there is no {0} source on this operating system")]
     Unavailable(SourceName),
@@ -128,6 +139,9 @@ pub enum SourceError {
     /// libusb broke.
     #[error("libusb failed: {0}")]
     Libusb(io::Error),
+    /// The udev helper does not reach the daemon any more.
+    #[error("the udev helper's socket failed: {0}")]
+    Notices(io::Error),
     /// The recording is damaged from here on.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -152,7 +166,13 @@ pub struct WireSender(SyncSender<Wire>);
 impl Default for Options {
     /// What the daemon's configuration defaults to.
     fn default() -> Self {
-        Self { kind: Kind::Auto, interval: Duration::from_secs(5), receive_buffer_bytes: 128 << 20 }
+        Self {
+            kind: Kind::Auto,
+            interval: Duration::from_secs(5),
+            receive_buffer_bytes: 128 << 20,
+            #[cfg(target_os = "linux")]
+            notices: None,
+        }
     }
 }
 
@@ -191,6 +211,12 @@ impl Source {
             #[cfg(not(feature = "libusb"))]
             Kind::Libusb => return Err(OpenError::NotBuilt(SourceName::Libusb)),
             Kind::Poll => source.start_poll(started)?,
+            #[cfg(target_os = "linux")]
+            Kind::Udev => {
+                source.start_udev(started, options.notices.as_ref().ok_or(OpenError::NoNotices)?)?;
+            }
+            #[cfg(not(target_os = "linux"))]
+            Kind::Udev => return Err(OpenError::Unavailable(SourceName::Udev)),
             Kind::Replay(file) => {
                 (source.name, source.is_live) = (SourceName::Replay, false);
                 source.description = format!("the recording {}", file.display());
@@ -236,6 +262,8 @@ impl Source {
             counters,
             #[cfg(target_os = "linux")]
             observing: None,
+            #[cfg(target_os = "linux")]
+            notices: None,
             receive_buffer_bytes: 0,
             is_live: true,
         };
@@ -250,6 +278,18 @@ impl Source {
         self.observing = Some(observing);
         self.name = SourceName::Uevent;
         self.description = format!("kernel uevents, with a receive buffer of {}", binary_size(granted));
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn start_udev(&mut self, started: Started, notices: &Arc<Notices>) -> Result<(), OpenError> {
+        let counters = notices.counters().clone();
+        self.counters = counters.clone();
+        let started = Started { counters, ..started };
+        self.wake = Some(crate::udev::spawn(started, notices.clone()).map_err(OpenError::Thread)?);
+        self.name = SourceName::Udev;
+        self.description = format!("the udev helper's notices on {}", notices.path().display());
+        self.notices = Some(notices.clone());
         Ok(())
     }
 
@@ -333,6 +373,10 @@ impl Source {
         #[cfg(target_os = "linux")]
         if let Some(observing) = &self.observing {
             observing.ring.journaled(written, processed);
+        }
+        #[cfg(target_os = "linux")]
+        if let Some(notices) = &self.notices {
+            notices.journaled(written);
         }
     }
 

@@ -1,9 +1,10 @@
 //! A source and the device table behind it: observations in, batches of changes out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use autoweave_usb_device::{Change, DeviceTable, Observation, Policy, Reason};
+use autoweave_usb_device::{Change, DeviceTable, Observation, Observed, Policy, Port, Reason};
 
 use crate::clock;
 use crate::position::Position;
@@ -21,8 +22,12 @@ pub struct Watch {
     scan_reason: Reason,
     /// Where an earlier watch of the same receiver ended.
     resumed: Position,
+    /// See [`Self::resumes`].
+    resumes: bool,
     /// The last observation that was taken in.
     processed: u64,
+    /// What [`Self::catch_up`] has told: the newest number of the kernel's of each port.
+    caught_up: BTreeMap<Port, u64>,
     /// Why the source cannot go on; told once what it saw before was returned.
     failure: Option<SourceError>,
 }
@@ -53,9 +58,19 @@ impl Watch {
         }
         let receiver = source.receiver();
         let is_same = resumed.receiver == receiver;
+        let resumes = is_same && !receiver.is_empty();
         let resumed = if is_same { resumed } else { Position { receiver, ..Position::default() } };
         source.start(resumed.clone());
-        Self { source, table, scan_reason: first_scan_reason, resumed, processed: 0, failure: None }
+        Self {
+            source,
+            table,
+            scan_reason: first_scan_reason,
+            resumed,
+            resumes,
+            processed: 0,
+            caught_up: BTreeMap::new(),
+            failure: None,
+        }
     }
 
     /// Waits for something to happen, at most for `patience`, and returns it with whatever else has happened
@@ -116,6 +131,25 @@ impl Watch {
         self.table.hold(is_held);
     }
 
+    /// Takes in what others saw while nobody watched, before anything of the source's; what that changes. Every debounce
+    /// window ends with it. Not for a watch that [`Self::resumes`].
+    pub fn catch_up(&mut self, observed: &[Observed]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for observed in observed {
+            changes.extend(self.table.observe(observed, self.scan_reason));
+            if let Some((port, seqnum)) = edge_port(&observed.observation).zip(observed.seqnum) {
+                self.caught_up.insert(port, seqnum);
+            }
+        }
+        changes.extend(self.table.flush());
+        changes
+    }
+
+    /// Whether the source received all the while since the watch that the table is from.
+    pub fn resumes(&self) -> bool {
+        self.resumes
+    }
+
     /// The machine was booted since the table was written down; what that changes.
     pub fn reboot(&mut self) -> Vec<Change> {
         self.table.reboot(clock::now(), self.source.name())
@@ -138,7 +172,11 @@ impl Watch {
 
     fn take(&mut self, wire: Wire, batch: &mut Batch) {
         match wire {
-            Wire::Observed(observed) => {
+            Wire::Observed(mut observed) => {
+                if self.has_caught_up_with(&observed) {
+                    let Some(known) = known(observed.observation) else { return };
+                    observed.observation = known;
+                }
                 self.processed = self.processed.max(observed.number);
                 batch.changes.extend(self.table.observe(&observed, self.scan_reason));
                 match observed.observation {
@@ -163,6 +201,12 @@ impl Watch {
         }
     }
 
+    /// Whether [`Self::catch_up`] has told this edge.
+    fn has_caught_up_with(&self, observed: &Observed) -> bool {
+        let newest = edge_port(&observed.observation).and_then(|port| self.caught_up.get(&port));
+        newest.zip(observed.seqnum).is_some_and(|(newest, seqnum)| seqnum <= *newest)
+    }
+
     /// A recording's windows end by the recording's clock, with its next observation.
     fn advance(&mut self, batch: &mut Batch) {
         if self.source.is_live() {
@@ -174,5 +218,22 @@ impl Watch {
         let deadline = self.table.next_deadline().filter(|_| self.source.is_live());
         let left = |deadline: u64| Duration::from_millis(deadline.saturating_sub(clock::now().mono_ms));
         deadline.map_or(patience, |deadline| patience.min(left(deadline)))
+    }
+}
+
+/// The port that a device came to or left, if this is an edge.
+fn edge_port(observation: &Observation) -> Option<Port> {
+    match observation {
+        Observation::Arrived { reading } => Some(reading.port),
+        Observation::Left { port, .. } => Some(*port),
+        _ => None,
+    }
+}
+
+/// What is left of an edge that was told: more may be known of the device now.
+fn known(edge: Observation) -> Option<Observation> {
+    match edge {
+        Observation::Arrived { reading } => Some(Observation::Refreshed { reading }),
+        _ => None,
     }
 }

@@ -107,7 +107,8 @@ impl Daemon {
         let log_directory = tempfile::tempdir().expect("the machine has room for temporary files");
         let log = log_directory.path().join("log");
         let stderr = File::create(&log).expect("the directory is new and ours");
-        let mut command = command_of(program, env);
+        let mut command = command_of(program, &[]);
+        command.env("RUNTIME_DIRECTORY", log_directory.path()).envs(env.iter().copied());
         command.arg("run").arg("--state-dir").arg(state).args(arguments).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().expect("the daemon is an executable");
         Self { child, log, _log_directory: log_directory, ended: false }

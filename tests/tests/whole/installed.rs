@@ -14,14 +14,14 @@ pub fn valkey() -> Option<Program> {
         check_aof: directory.join("valkey-check-aof"),
     };
     let found = [in_directory(PathBuf::new()), in_directory(unpacked)];
-    let starts = |program: &Program| starts(Command::new(&program.server));
+    let starts = |program: &Program| starts(&mut Command::new(&program.server));
     found.into_iter().find(starts).or_else(|| skip("valkey-server"))
 }
 
 /// The directory `node_modules` with the npm package ioredis, for a `node` that is there.
 pub fn node_modules() -> Option<PathBuf> {
     let modules = directory().join("node/node_modules");
-    if !starts(Command::new("node")) {
+    if !starts(&mut Command::new("node")) {
         return skip("node");
     }
     if modules.join("ioredis").is_dir() { Some(modules) } else { skip("the npm package ioredis") }
@@ -33,13 +33,19 @@ pub fn kill_points() -> Option<PathBuf> {
     if program.is_file() { Some(program) } else { skip("the daemon with kill points") }
 }
 
+/// udev's `udevadm`.
+pub fn udevadm() -> Option<PathBuf> {
+    let found = PathBuf::from("udevadm");
+    if starts(&mut Command::new(&found)) { Some(found) } else { skip("udevadm, of Debian's package udev,") }
+}
+
 /// `target/test-tools`; this test is `target/debug/deps/whole-…`.
 fn directory() -> PathBuf {
     let own = env::current_exe().unwrap();
     own.ancestors().nth(3).unwrap().join("test-tools")
 }
 
-fn starts(mut command: Command) -> bool {
+fn starts(command: &mut Command) -> bool {
     let quiet = command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
     quiet.status().is_ok_and(|status| status.success())
 }

@@ -4,6 +4,7 @@ mod check;
 mod devices;
 mod events;
 mod health;
+pub mod notify;
 mod record;
 mod run;
 mod simulate;
@@ -11,11 +12,12 @@ mod watch;
 
 use std::env;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::Duration;
 
 use autoweave_usb_device::Policy;
 use autoweave_usb_journal as journal;
-use autoweave_usb_source::{Kind, OpenError, Options, Source};
+use autoweave_usb_source::{Kind, Notices, OpenError, Options, Source};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
 use tracing::warn;
@@ -47,6 +49,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Health) => health::run(&common),
         Some(Command::Check(check)) => check::run(&common, &check),
         Some(Command::Record(record)) => record::run(&common, &record),
+        Some(Command::Notify(notify)) => notify::run(&notify),
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
         Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),
         Some(Command::Completions { shell }) => {
@@ -87,12 +90,13 @@ fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
         SourceName::Uevent => Some(Kind::Uevent),
         SourceName::Libusb => Some(Kind::Libusb),
         SourceName::Poll => Some(Kind::Poll),
-        SourceName::Udev | SourceName::Nusb => None,
+        SourceName::Udev => Some(Kind::Udev),
+        SourceName::Nusb => None,
     });
     let known: Vec<Kind> = known.collect();
     if known.is_empty() {
         return Err(Failure::unavailable(
-            "source.chain: this version has only the sources uevent, libusb and poll",
+            "source.chain: this version has only the sources uevent, libusb, udev and poll",
         ));
     }
     Ok(known)
@@ -104,8 +108,10 @@ fn wants_uevents(config: &Config) -> bool {
 }
 
 /// Opens the first source of the chain that can be opened.
-fn open_source(config: &Config) -> Result<Source, Failure> {
-    first_that_opens(config, Source::open)
+fn open_source(config: &Config, notices: Option<&Arc<Notices>>) -> Result<Source, Failure> {
+    first_that_opens(config, |options| {
+        Source::open(&Options { notices: notices.cloned(), ..options.clone() })
+    })
 }
 
 /// Opens the first of the chain with which `open` succeeds.
@@ -127,7 +133,8 @@ fn first_that_opens<T>(
 }
 
 fn options(config: &Config, kind: Kind) -> Options {
-    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes: receive_buffer_bytes(config) }
+    let receive_buffer_bytes = receive_buffer_bytes(config);
+    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes, ..Options::default() }
 }
 
 fn receive_buffer_bytes(config: &Config) -> usize {

@@ -14,7 +14,7 @@ const WAIT: Duration = Duration::from_secs(3600);
 pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
     signals::block()?;
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let source = super::open_source(&config)?;
+    let source = super::open_source(&config, None)?;
     source.start(Position::default());
     let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
     let requests = signals::handle(source.interrupter())?;

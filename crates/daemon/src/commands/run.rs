@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Batch, Reception, Source, has_usb};
+use autoweave_usb_source::{Batch, Notices, Reception, Source, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
@@ -39,14 +39,13 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let held = hold(&loaded.config)?;
     let logging = logging::start(&loaded.config.log);
     held::tell(held.as_ref().map(|(_, held)| held));
-    for (key, origin) in loaded.without_effect() {
-        warn!("{origin}: `{key}` is set, but this version does not use it yet");
-    }
+    warn_without_effect(&loaded);
     let config = &loaded.config;
     // First the source: what happens while a large journal is opened waits in its buffer.
-    let (source, held) = open_source(config, held)?;
-    let requests = signals::handle(source.interrupter())?;
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
+    let notices = serve_helper(config, &directory);
+    let (source, held) = open_source(config, held, notices.as_ref())?;
+    let requests = signals::handle(source.interrupter())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let redis = pipeline::settings(config);
@@ -59,6 +58,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let server = serve(config, &monitor, &directory)?;
     let (pipeline, events) = Pipeline::open(Parts {
         source,
+        notices: notices.clone(),
         journal,
         restored,
         directory: directory.clone(),
@@ -77,6 +77,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         started: loaded,
         logging,
         monitor,
+        notices,
         server,
         is_ready: false,
         told: Vec::new(),
@@ -106,11 +107,38 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     daemon.stop()
 }
 
+fn warn_without_effect(loaded: &Loaded) {
+    for (key, origin) in loaded.without_effect() {
+        warn!("{origin}: `{key}` is set, but this version does not use it yet");
+    }
+}
+
 /// The source on what is held, or the first that can be opened.
-fn open_source(config: &Config, held: Option<(Reception, Held)>) -> Result<(Source, Option<Held>), Failure> {
-    let Some((reception, held)) = held else { return Ok((super::open_source(config)?, None)) };
+fn open_source(
+    config: &Config,
+    held: Option<(Reception, Held)>,
+    notices: Option<&Arc<Notices>>,
+) -> Result<(Source, Option<Held>), Failure> {
+    let Some((reception, held)) = held else { return Ok((super::open_source(config, notices)?, None)) };
     let source = Source::with_reception(reception, config.monitoring.interval);
     Ok((source.map_err(Failure::unavailable)?, Some(held)))
+}
+
+/// The socket of the udev helper, if it is to be served and can be.
+fn serve_helper(config: &Config, state: &Path) -> Option<Arc<Notices>> {
+    if !config.fallback.enable_udev {
+        return None;
+    }
+    let directory = match state_dir::make_runtime() {
+        Ok(directory) => directory?,
+        Err(problem) => {
+            warn!("the udev helper cannot reach this daemon: {problem}");
+            return None;
+        }
+    };
+    let notices = Notices::open(&directory, state);
+    let tell = |error| warn!("the udev helper cannot reach this daemon: {error}");
+    notices.map(Arc::new).map_err(tell).ok()
 }
 
 /// The uevent socket, if it is wanted, and what holds it. May begin a keeper instead of returning.
@@ -149,6 +177,8 @@ struct Daemon {
     /// What was loaded last.
     config: Config,
     monitor: Arc<Monitor>,
+    /// Where the udev helper's notices arrive, if they do.
+    notices: Option<Arc<Notices>>,
     server: Option<Server>,
     is_ready: bool,
     /// The counters whose first count was told.
@@ -239,6 +269,10 @@ impl Daemon {
     /// Writes down what was received, as far as there is time, and closes the journal.
     fn stop(mut self) -> Result<(), Failure> {
         self.monitor.update(|status| status.phase = Phase::Stopping);
+        if let Some(notices) = &self.notices {
+            // What helpers say from now on is for the next daemon.
+            notices.close();
+        }
         self.pipeline.watch().source().finish();
         let timeout = self.config.performance.shutdown_timeout;
         let deadline = Instant::now() + timeout;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Event, Policy};
+use autoweave_usb_device::{Event, Policy, Tallies};
 use autoweave_usb_journal::Journal;
 use autoweave_usb_source::{Kind, Simulation, Source};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -85,6 +85,7 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
     let (mut pipeline, events) = Pipeline::open(Parts {
         source,
+        notices: None,
         restored: pipeline::restore(&journal)?,
         journal,
         directory: directory.clone(),
@@ -124,7 +125,15 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
     let tallies = pipeline.watch().table().tallies();
     count += tell(&pipeline.finish()?, print)?;
     progress.finish_and_clear();
-    let seconds = begin.elapsed().as_secs_f64();
+    let mut summary = summary(count, begin.elapsed().as_secs_f64(), tallies);
+    if state_dir.is_some() {
+        summary += &format!("; see `autoweave-usbd events --state-dir {}`", directory.display());
+    }
+    anstream::eprintln!("{summary}");
+    outcome
+}
+
+fn summary(count: u64, seconds: f64, tallies: Tallies) -> String {
     let mut summary = format!("{count} events in {seconds:.2} s ({:.0} a second)", count as f64 / seconds);
     if tallies.coalesced > 0 {
         summary += &format!(", {} edges joined with others by debounce_ms", tallies.coalesced);
@@ -133,11 +142,7 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
     if hidden > 0 {
         summary += &format!(", {hidden} hidden by filters");
     }
-    if state_dir.is_some() {
-        summary += &format!("; see `autoweave-usbd events --state-dir {}`", directory.display());
-    }
-    anstream::eprintln!("{summary}");
-    outcome
+    summary
 }
 
 /// What was simulated or replayed is to be in the stream when the command ends, what was held included. A Redis that

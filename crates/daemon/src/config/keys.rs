@@ -241,7 +241,7 @@ pub const KEYS: &[Key] = &[
         default: "auto",
         applies: Applies::AtStart,
         doc: "Where observations come from: the first source that can be opened at the start. `auto` is the \
-              order that suits the system. This version has `uevent`, `libusb` and `poll`.",
+              order that suits the system. This version has `uevent`, `libusb`, `udev` and `poll`.",
     },
     Key {
         path: "source.receive_buffer_bytes",
@@ -285,9 +285,8 @@ pub const KEYS: &[Key] = &[
         path: "fallback.enable_udev",
         kind: Kind::Bool,
         default: "true",
-        applies: Applies::NotYet,
-        doc: "Whether the socket and the spool of the udev helper are served, and `udev` is in the \
-              automatic chain.",
+        applies: Applies::AtStart,
+        doc: "Whether the socket and the spool of the udev helper are served; the source `udev` needs them.",
     },
     Key {
         path: "fallback.udev_script_path",

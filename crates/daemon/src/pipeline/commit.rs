@@ -11,7 +11,7 @@ use autoweave_usb_source::kill_point;
 use tracing::{error, info};
 
 use super::backlog::Backlog;
-use super::{META_RECEIVED, Pipeline};
+use super::{META_RECEIVED, META_SEQNUM, Pipeline};
 use crate::exit::Failure;
 use crate::http::{Severity, SourceStatus};
 
@@ -54,6 +54,12 @@ impl Pipeline {
         }
         if !events.is_empty() {
             commit.meta.extend(self.backlog.as_mut().and_then(Backlog::save));
+        }
+        if let Some(seqnum) =
+            events.iter().filter_map(|event| event.seqnum).max().filter(|newest| *newest > self.seqnum)
+        {
+            self.seqnum = seqnum;
+            commit.meta.push((META_SEQNUM, seqnum.to_string()));
         }
         if commit != Commit::default() {
             commit.first_seq = self.journal.last_seq() + 1;

@@ -8,6 +8,7 @@
 mod backlog;
 mod commit;
 mod publish;
+mod spool;
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, DeviceTable, Event, Policy, Reason};
 use autoweave_usb_journal::{Commit, Journal};
-use autoweave_usb_source::{Batch, Source, Watch, kill_point};
+use autoweave_usb_source::{Batch, Notices, Source, Watch, kill_point};
 use autoweave_usb_stream::Settings;
 use jiff::Timestamp;
 use tracing::{error, info};
@@ -47,6 +48,9 @@ pub const META_OVERRUNS: &str = "overruns";
 /// When it last did, in milliseconds since the Unix epoch. Persisted name.
 pub const META_OVERRUN_AT: &str = "overrun_at";
 
+/// The highest of the kernel's numbers among the events of this boot. Persisted name.
+const META_SEQNUM: &str = "seqnum";
+
 /// The producer id that events are published under, where it is not the journal's own. Persisted name.
 const META_STREAM_PRODUCER: &str = "stream_producer";
 
@@ -60,6 +64,8 @@ const HELD_PATIENCE: Duration = Duration::from_millis(100);
 pub struct Parts {
     /// Where observations come from.
     pub source: Source,
+    /// Where the udev helper's notices arrive, if they do.
+    pub notices: Option<Arc<Notices>>,
     /// Where they are written down.
     pub journal: Journal,
     /// What it ends with.
@@ -94,6 +100,8 @@ pub struct Pipeline {
     has_scanned: bool,
     /// Overruns since the journal was made.
     overruns: u64,
+    /// See [`META_SEQNUM`].
+    seqnum: u64,
 }
 
 /// What one step brought.
@@ -113,6 +121,7 @@ impl Pipeline {
     pub fn open(parts: Parts) -> Result<(Self, Vec<Event>), Failure> {
         let Parts {
             source,
+            notices,
             journal,
             restored,
             directory,
@@ -133,11 +142,14 @@ impl Pipeline {
         };
         let received = meta(META_RECEIVED)?.and_then(|text| text.parse().ok()).unwrap_or_default();
         let overruns = meta(META_OVERRUNS)?.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let seqnum = meta(META_SEQNUM)?.filter(|_| !rebooted).and_then(|text| text.parse().ok()).unwrap_or(0);
         let backlog = redis.is_some().then(|| Backlog::restore(&journal, max_events)).transpose();
         let backlog = backlog.map_err(Failure::io)?;
         let mut watch = Watch::new(source, DeviceTable::restore(restored.devices), reason, received);
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
+        let left =
+            notices.as_deref().map(|notices| spool::catch_up(notices, seqnum, &mut watch, &mut changes));
         let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
         let mut pipeline = Self {
             watch,
@@ -150,15 +162,20 @@ impl Pipeline {
             is_held: false,
             has_scanned: false,
             overruns,
+            seqnum,
         };
         pipeline.mind_backlog();
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
+        let seqnum = (META_SEQNUM, seqnum.to_string());
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
         let published = pipeline.backlog.as_mut().and_then(Backlog::save);
-        let meta = boot_id.into_iter().chain([scan_reason]).chain(published).collect();
+        let meta = boot_id.into_iter().chain([scan_reason, seqnum]).chain(published).collect();
         let devices = restored.damaged.into_iter().map(|port| (port, None)).collect();
         let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
+        if let Some((notices, left)) = notices.as_deref().zip(left) {
+            spool::begin(notices, left);
+        }
         if let Some(settings) = redis {
             let producer = pipeline.stream_producer()?;
             let interrupter = pipeline.watch.source().interrupter();

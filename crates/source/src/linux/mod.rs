@@ -1,5 +1,6 @@
 //! Linux: kernel uevents say that something happened, sysfs says what is there.
 
+mod devices;
 mod landing;
 mod log;
 mod mapping;
@@ -12,6 +13,7 @@ mod ring;
 mod sysfs;
 pub mod uevent;
 
+pub use devices::Devices;
 pub use observer::{Observing, spawn};
 #[cfg(feature = "libusb")]
 pub use readers::{Job, Readers};

@@ -11,8 +11,19 @@ use super::{assert_has, small_bus};
 use crate::harness::{Daemon, StateDir, command, last_seq};
 use crate::program::{CALM, Finished, Running, files, finish, ring_until, usbd};
 
-const COMMANDS: [&str; 10] =
-    ["run", "watch", "devices", "events", "check", "record", "replay", "simulate", "completions", "man"];
+const COMMANDS: [&str; 11] = [
+    "run",
+    "watch",
+    "devices",
+    "events",
+    "check",
+    "record",
+    "replay",
+    "simulate",
+    "notify",
+    "completions",
+    "man",
+];
 
 #[test]
 fn every_command_has_help_with_an_example() {

@@ -134,8 +134,7 @@ fn bus() -> Finding {
 fn uevents(loaded: &Loaded) -> Finding {
     let asked = loaded.config.source.receive_buffer_bytes;
     let bytes = usize::try_from(asked).unwrap_or(usize::MAX);
-    let options =
-        Options { kind: Kind::Uevent, interval: Duration::from_secs(3600), receive_buffer_bytes: bytes };
+    let options = Options { kind: Kind::Uevent, receive_buffer_bytes: bytes, ..Options::default() };
     match Source::open(&options) {
         Ok(source) if source.receive_buffer_bytes() / 2 < bytes => finding(
             "uevents",
