@@ -1,13 +1,14 @@
 //! The source that hears of devices through libusb.
 
-use std::thread;
+use std::{fs, thread};
 
 use autoweave_usb_testbus::{Bus, Device};
 use autoweave_usb_tests::make_sys_a_sysfs;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, QUICK, StateDir, devices, events, last_seq};
+use crate::harness::{Daemon, QUICK, StateDir, devices, events, executable, last_seq};
 use crate::invariants::{check, check_hubs, headline, net, on_bus, places, port};
 use crate::program::{CALM, until_read};
 
@@ -171,4 +172,89 @@ fn sigterm_is_heard_while_callbacks_keep_coming() {
         flood.join().unwrap();
     });
     check(&events(&state));
+}
+
+#[test]
+fn a_later_start_tells_only_what_changed_meanwhile() {
+    let mut bus = enter();
+    bus.plug_silent("1-1", &Device::hub()).unwrap();
+    bus.plug_silent("1-1.2", &Device::receiver()).unwrap();
+    bus.plug_silent("1-2", &Device::storage("AA")).unwrap();
+    let state = StateDir::new();
+    start(&bus, &state, CALM, "libusb").stop();
+    let before = events(&state).len();
+    start(&bus, &state, CALM, "libusb").stop();
+    assert_eq!(events(&state).len(), before, "nothing changed, so nothing is told");
+
+    bus.unplug_silent("1-2").unwrap();
+    bus.plug_silent("1-3", &Device::storage("BB")).unwrap();
+    start(&bus, &state, CALM, "libusb").stop();
+    let told: Vec<_> = events(&state)[before..].iter().map(headline).collect();
+    assert_eq!(told, ["detach 1-2 reconcile", "attach 1-3 reconcile"]);
+}
+
+#[test]
+fn no_device_is_opened() {
+    let mut bus = enter();
+    bus.plug_silent("1-1", &Device::storage("COLD")).unwrap();
+    let opened = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+    opened.add_watch("/dev/bus/usb/001", AddWatchFlags::IN_OPEN).unwrap();
+    let state = StateDir::new();
+    let daemon = start(&bus, &state, CALM, "libusb");
+    bus.plug("1-2", &Device::storage("S1")).unwrap();
+    settle(&daemon, &state, &bus);
+    daemon.stop();
+    let nodes = || opened.read_events().unwrap_or_default().into_iter().filter_map(|event| event.name);
+    // The bus itself opens a node to make it; that is before the daemon hears of the device.
+    let by_the_bus = nodes().filter(|node| node != "003").count();
+    assert_eq!(by_the_bus, 0);
+    fs::File::open("/dev/bus/usb/001/002").unwrap();
+    assert_eq!(nodes().count(), 1, "an open would have been seen");
+}
+
+#[test]
+fn the_build_listens_to_the_kernel_and_not_to_udev() {
+    let program = fs::read(executable()).unwrap();
+    let has = |text: &str| program.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has("netlink event thread"));
+    assert!(!has("udev_monitor"));
+}
+
+#[test]
+fn without_usbfs_it_does_not_start_and_says_so() {
+    let bus = Bus::without_usb().unwrap();
+    make_sys_a_sysfs().unwrap();
+    refuses(&bus, "libusb does not start");
+}
+
+#[test]
+fn where_libusb_would_open_devices_it_does_not_start() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    refuses(&bus, "/sys is not a sysfs, so libusb would open devices");
+}
+
+fn refuses(bus: &Bus, why: &str) {
+    let state = StateDir::new();
+    let mut daemon = Daemon::spawn(bus, state.path(), QUICK, &["--source", "libusb"]);
+    assert!(!daemon.wait().success());
+    assert!(daemon.log().contains(why), "{}", daemon.log());
+}
+
+#[test]
+fn a_libusb_that_has_gone_deaf_is_a_failed_source() {
+    let mut bus = enter();
+    let state = StateDir::new();
+    let env = [QUICK, &[("AUTOWEAVE_USB__MONITORING__INTERVAL", "100")]].concat();
+    let mut daemon = start(&bus, &state, &env, "libusb");
+    let says = "devices come and go, and it does not tell";
+    for (lost, port) in [(1, "1-1"), (2, "1-2")] {
+        // No uevent: for libusb that is as if its socket were gone.
+        bus.plug_silent(port, &Device::receiver()).unwrap();
+        daemon.wait_for_log(&format!("usb_source_overruns_total={lost}"));
+    }
+    bus.plug_silent("1-3", &Device::receiver()).unwrap();
+    assert!(!daemon.wait().success());
+    assert!(daemon.log().contains(says), "{}", daemon.log());
+    assert_eq!(places(&devices(&state)), on_bus(&bus), "what the scans found is kept");
 }

@@ -8,6 +8,7 @@ use std::thread::Thread;
 use autoweave_usb_device::{HexBytes, InterfaceReading, Moment, Port, PortPath, Reading, Speed};
 use rusb::{Context, Device, DeviceDescriptor, Error, Hotplug, Version};
 
+use super::told::Place;
 use crate::clock;
 
 /// `bLength` and `bDescriptorType` of a device descriptor (USB 2.0 §9.6.1).
@@ -16,15 +17,13 @@ const DEVICE_DESCRIPTOR: [u8; 2] = [18, 1];
 /// Root hubs are the first device on their bus.
 const ROOT_ADDRESS: u8 = 1;
 
-/// What a callback said.
+/// What a callback said. A device that libusb cannot place has no port.
 #[derive(Debug)]
 pub enum Heard {
     /// A device came; what libusb knows of it.
-    Arrived { at: Moment, bare: Box<Reading> },
+    Arrived { at: Moment, place: Place, bare: Option<Box<Reading>> },
     /// A device went.
-    Left { at: Moment, port: Port, address: u8 },
-    /// Something came or went, and libusb does not know where.
-    Unplaced,
+    Left { at: Moment, place: Place, port: Option<Port> },
     /// libusb cannot go on.
     Failed(Error),
 }
@@ -48,8 +47,8 @@ impl Callback {
         self.missed.clone()
     }
 
-    fn say(&self, heard: Option<Heard>) {
-        if self.heard.try_send(heard.unwrap_or(Heard::Unplaced)).is_err() {
+    fn say(&self, heard: Heard) {
+        if self.heard.try_send(heard).is_err() {
             self.missed.fetch_add(1, Ordering::SeqCst);
         }
         self.observer.unpark();
@@ -58,14 +57,17 @@ impl Callback {
 
 impl Hotplug<Context> for Callback {
     fn device_arrived(&mut self, device: Device<Context>) {
-        let at = clock::now();
-        self.say(reading(&device).map(|bare| Heard::Arrived { at, bare: Box::new(bare) }));
+        let (at, bare) = (clock::now(), reading(&device).map(Box::new));
+        self.say(Heard::Arrived { at, place: place(&device), bare });
     }
 
     fn device_left(&mut self, device: Device<Context>) {
-        let (at, address) = (clock::now(), device.address());
-        self.say(port(&device).map(|port| Heard::Left { at, port, address }));
+        self.say(Heard::Left { at: clock::now(), place: place(&device), port: port(&device) });
     }
+}
+
+fn place(device: &Device<Context>) -> Place {
+    (device.bus_number(), device.address())
 }
 
 /// Everything that libusb knows of a device without opening it, which it keeps in memory.
@@ -91,11 +93,11 @@ fn port(device: &Device<Context>) -> Option<Port> {
             return None;
         }
     }
-    place(device.bus_number(), &device.port_numbers().ok()?, device.address())
+    port_of(device.bus_number(), &device.port_numbers().ok()?, device.address())
 }
 
 /// libusb gives no ports for a root hub, but neither for a device it could not place.
-fn place(bus: u8, ports: &[u8], address: u8) -> Option<Port> {
+fn port_of(bus: u8, ports: &[u8], address: u8) -> Option<Port> {
     let is_placed = bus > 0 && (!ports.is_empty() || address == ROOT_ADDRESS);
     let path = PortPath::new(ports).ok()?;
     is_placed.then_some(Port { bus, path })
@@ -164,11 +166,14 @@ fn interfaces(device: &Device<Context>, descriptor: &DeviceDescriptor) -> Vec<In
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
 
     #[test]
     fn ports_are_named_as_sysfs_names_them() {
-        let name = |bus, ports: &[u8], address| place(bus, ports, address).map(|port| port.to_string());
+        let name = |bus, ports: &[u8], address| port_of(bus, ports, address).map(|port| port.to_string());
         assert_eq!(name(1, &[], 1).as_deref(), Some("usb1"));
         assert_eq!(name(1, &[4], 5).as_deref(), Some("1-4"));
         assert_eq!(name(3, &[1, 2, 3, 4, 5, 6, 7], 9).as_deref(), Some("3-1.2.3.4.5.6.7"));
@@ -176,10 +181,10 @@ mod tests {
 
     #[test]
     fn what_has_no_place_gets_none() {
-        assert_eq!(place(0, &[1], 2), None, "there is no bus 0");
-        assert_eq!(place(1, &[], 2), None, "only the first device on a bus is its root hub");
-        assert_eq!(place(1, &[1, 0], 2), None);
-        assert_eq!(place(1, &[1; 8], 2), None);
+        assert_eq!(port_of(0, &[1], 2), None, "there is no bus 0");
+        assert_eq!(port_of(1, &[], 2), None, "only the first device on a bus is its root hub");
+        assert_eq!(port_of(1, &[1, 0], 2), None);
+        assert_eq!(port_of(1, &[1; 8], 2), None);
     }
 
     #[test]
@@ -187,5 +192,17 @@ mod tests {
         for raw in [0x0200_u16, 0x0310, 0x1234, 0x9999, 0xff00, 0xfa5c, 0x0001] {
             assert_eq!(bcd(Version::from_bcd(raw)), raw.to_le_bytes(), "{raw:04x}");
         }
+    }
+
+    #[test]
+    fn a_callback_without_room_is_counted_and_does_not_wait() {
+        let (sender, heard) = mpsc::sync_channel(2);
+        let callback = Callback::new(sender, thread::current());
+        for address in 1..=5 {
+            callback.say(Heard::Left { at: clock::now(), place: (1, address), port: None });
+        }
+        drop(heard);
+        callback.say(Heard::Left { at: clock::now(), place: (1, 6), port: None });
+        assert_eq!(callback.missed().load(Ordering::SeqCst), 4);
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! Two threads: one handles libusb's events, and does nothing else, since libusb queues without a bound what is not
 //! handled; the other reads devices and hands on observations. What libusb loses it does not tell (the socket of its
-//! Linux backend can overflow, and a device that is gone before libusb has read it is left out): the scan at every
-//! interval finds what is left of it.
+//! Linux backend can overflow or break, and a device that is gone before libusb has read it is left out): the scan at
+//! every interval finds what is left of it, and [`told`] counts it.
 //!
 //! libusb is under the LGPL-2.1. The cargo feature `libusb` links the system's shared library where pkg-config finds it,
 //! as packages should; `libusb-vendored` builds its own and links it statically.
@@ -15,6 +15,7 @@ mod heard;
 mod observer;
 #[cfg(target_os = "linux")]
 mod sysfs;
+mod told;
 
 use std::io;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use heard::{Callback, Heard};
 use observer::Observer;
 #[cfg(target_os = "linux")]
 use sysfs::Bus;
+use told::Told;
 
 use crate::{OpenError, Started};
 
@@ -75,18 +77,30 @@ pub fn description() -> String {
 /// On the thread of the observer, which the callbacks wake.
 fn open(started: Started) -> Result<Observer, OpenError> {
     let started = Arc::new(started);
+    #[cfg(target_os = "linux")]
+    sysfs::check().map_err(OpenError::Libusb)?;
     let context = Context::new().map_err(|error| OpenError::Libusb(io::Error::other(error)))?;
     let (sender, heard) = mpsc::sync_channel(HEARD_MAX);
     let callback = Callback::new(sender.clone(), thread::current());
     let missed = callback.missed();
-    let registration = HotplugBuilder::new().register(&context, Box::new(callback));
+    let mut builder = HotplugBuilder::new();
+    builder.enumerate(true);
+    let registration = builder.register(&context, Box::new(callback));
     let registration = registration.map_err(|error| match error {
         Error::NotSupported => OpenError::Unavailable(SourceName::Libusb),
         error => OpenError::Libusb(io::Error::other(error)),
     })?;
     let bus = Bus::open(&context, &started.counters).map_err(OpenError::Thread)?;
+    // No callback but those of the enumeration runs before there is a thread to run it on. What they name the first
+    // scan finds as well, and knows more of.
+    let mut told = Told::default();
+    for enumerated in heard.try_iter() {
+        if let Heard::Arrived { place, bare, .. } = enumerated {
+            told.arrived(place, bare.map(|bare| bare.port));
+        }
+    }
     listen(started.clone(), context.clone(), registration, sender).map_err(OpenError::Thread)?;
-    Ok(Observer::new(started, context, heard, missed, bus))
+    Ok(Observer::new(started, context, heard, missed, told, bus))
 }
 
 /// Starts the thread the callbacks run on. `heard` is disconnected when it has ended.

@@ -14,6 +14,7 @@ use rusb::{Context, UsbContext};
 
 use super::Bus;
 use super::heard::Heard;
+use super::told::Told;
 use crate::{Closed, Counters, SourceError, Started, Wire, clock};
 
 /// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
@@ -32,6 +33,7 @@ pub struct Observer {
     /// What was said during a scan.
     waiting: VecDeque<Heard>,
     missed: Arc<AtomicU64>,
+    told: Told,
     bus: Bus,
     number: u64,
     next_scan: Instant,
@@ -47,6 +49,7 @@ impl Observer {
         context: Context,
         heard: Receiver<Heard>,
         missed: Arc<AtomicU64>,
+        told: Told,
         bus: Bus,
     ) -> Self {
         Self {
@@ -55,6 +58,7 @@ impl Observer {
             heard,
             waiting: VecDeque::new(),
             missed,
+            told,
             bus,
             number: 0,
             next_scan: Instant::now(),
@@ -66,7 +70,7 @@ impl Observer {
 
     /// Runs until libusb fails, all is handed on, or nobody wants it any longer.
     pub fn run(mut self) {
-        // The source is dropped when it is closed, and so the event thread was told as well.
+        // Nobody takes any longer, or libusb failed and was said to have.
         let _ = self.observe();
         self.context.interrupt_handle_events();
     }
@@ -78,10 +82,6 @@ impl Observer {
                 self.context.interrupt_handle_events();
             }
             match self.next() {
-                Ok(Heard::Failed(error)) => {
-                    let error = SourceError::Libusb(io::Error::other(error));
-                    return self.started.wire.send(Wire::Failed(error));
-                }
                 Ok(heard) => self.tell(heard)?,
                 Err(TryRecvError::Empty) => self.idle()?,
                 Err(TryRecvError::Disconnected) => {
@@ -99,20 +99,32 @@ impl Observer {
 
     fn tell(&mut self, heard: Heard) -> Result<(), Closed> {
         match heard {
-            Heard::Arrived { at, bare } => {
+            Heard::Arrived { at, place, bare } => {
+                self.told.arrived(place, bare.as_ref().map(|bare| bare.port));
+                let Some(bare) = bare else { return self.unplaced() };
                 let reading = self.bus.read(bare);
                 self.settled = Some(Instant::now() + SETTLED);
                 self.send(at, Observation::Arrived { reading })
             }
-            Heard::Left { at, port, address } => {
-                self.send(at, Observation::Left { port, address: Some(address) })
+            Heard::Left { at, place, port } => {
+                self.told.left(place);
+                let Some(port) = port else { return self.unplaced() };
+                self.send(at, Observation::Left { port, address: Some(place.1) })
             }
-            Heard::Unplaced | Heard::Failed(_) => {
-                Counters::add(&self.started.counters.malformed, 1);
-                self.next_scan = Instant::now();
-                Ok(())
-            }
+            Heard::Failed(error) => Err(self.fail(io::Error::other(error))),
         }
+    }
+
+    fn unplaced(&mut self) -> Result<(), Closed> {
+        Counters::add(&self.started.counters.malformed, 1);
+        self.next_scan = Instant::now();
+        Ok(())
+    }
+
+    /// The last thing that is told.
+    fn fail(&self, error: io::Error) -> Closed {
+        let _ = self.started.wire.send(Wire::Failed(SourceError::Libusb(error)));
+        Closed
     }
 
     /// Every callback so far was handed on.
@@ -138,9 +150,13 @@ impl Observer {
         if lost == 0 {
             return Ok(());
         }
+        self.next_scan = Instant::now();
+        self.overrun(lost)
+    }
+
+    fn overrun(&mut self, lost: u64) -> Result<(), Closed> {
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost);
-        self.next_scan = Instant::now();
         self.send(clock::now(), Observation::Overrun { lost: Some(lost) })
     }
 
@@ -165,7 +181,15 @@ impl Observer {
             self.next_scan = Instant::now() + self.rescan_pause.min(interval);
             self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
         }
-        self.send(clock::now(), Observation::Scan { readings, except })
+        let untold = self.told.compare(&readings, &except);
+        if untold.lost > 0 {
+            self.overrun(untold.lost)?;
+        }
+        self.send(clock::now(), Observation::Scan { readings, except })?;
+        if untold.is_broken {
+            return Err(self.fail(io::Error::other("devices come and go, and it does not tell")));
+        }
+        Ok(())
     }
 
     fn send(&mut self, at: Moment, observation: Observation) -> Result<(), Closed> {
@@ -178,9 +202,9 @@ impl Observer {
 impl Heard {
     fn port(&self) -> Option<Port> {
         match self {
-            Self::Arrived { bare, .. } => Some(bare.port),
-            Self::Left { port, .. } => Some(*port),
-            Self::Unplaced | Self::Failed(_) => None,
+            Self::Arrived { bare, .. } => bare.as_ref().map(|bare| bare.port),
+            Self::Left { port, .. } => *port,
+            Self::Failed(_) => None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Port, Reading};
+use nix::sys::statfs::{SYSFS_MAGIC, statfs};
 use rusb::Context;
 
 use crate::Counters;
@@ -17,6 +18,18 @@ const READ_LIMIT: Duration = Duration::from_millis(200);
 
 /// How long a scan waits for a device. One that takes longer is not asked again before it answers.
 const SCAN_READ_LIMIT: Duration = Duration::from_secs(1);
+
+/// Makes sure that libusb will read devices from sysfs. Where `/sys` is not one, it opens their nodes instead
+/// (`op_init` in os/linux_usbfs.c), which can wake them.
+///
+/// # Errors
+/// It would open them.
+pub fn check() -> io::Result<()> {
+    if statfs("/sys")?.filesystem_type() == SYSFS_MAGIC {
+        return Ok(());
+    }
+    Err(io::Error::other("/sys is not a sysfs, so libusb would open devices"))
+}
 
 /// Reads devices on threads of its own; they wake the thread it was opened on.
 pub struct Bus {
