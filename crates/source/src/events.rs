@@ -6,7 +6,8 @@ use std::time::Duration;
 use autoweave_usb_device::{Change, DeviceTable, Edge, Policy, Reason};
 
 use crate::position::Position;
-use crate::source::{OpenError, Options, Source, SourceError};
+use crate::source::{OpenError, OpenErrors, Options, SourceError};
+use crate::supervisor::Supervisor;
 use crate::watch::{Batch, Watch};
 
 /// Waiting begins anew after this long; it only has to be finite.
@@ -29,7 +30,7 @@ impl Events {
     ///
     /// # Errors
     /// No source can be opened.
-    pub fn open(options: &Options) -> Result<Self, OpenError> {
+    pub fn open(options: Options) -> Result<Self, OpenErrors> {
         Self::with_policy(options, Policy::default())
     }
 
@@ -38,16 +39,16 @@ impl Events {
     ///
     /// # Errors
     /// No source can be opened.
-    pub fn with_policy(options: &Options, policy: Policy) -> Result<Self, OpenError> {
+    pub fn with_policy(options: Options, policy: Policy) -> Result<Self, OpenErrors> {
         let watch = Watch::new(
-            Source::open(options)?,
+            Supervisor::open(options)?,
             DeviceTable::new(policy),
             Reason::Coldplug,
             Position::default(),
         );
         let mut events = Self { watch, waiting: VecDeque::new(), ended: false };
         while !events.ended {
-            let batch = events.watch.next_batch(PATIENCE)?;
+            let batch = events.watch.next_batch(PATIENCE).map_err(OpenError::from)?;
             let is_listening = batch.scanned || !batch.scan_failures.is_empty();
             events.keep(batch);
             if is_listening {

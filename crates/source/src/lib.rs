@@ -1,13 +1,14 @@
 //! Hears USB devices come and go, and tells it as observations, or as finished attaches and detaches.
 //!
 //! - [`Source`] is one way to hear of devices: kernel uevents, polling, a recording, a simulation.
-//! - [`Watch`] joins a source and a device table into batches of changes: what the daemon journals.
+//! - [`Supervisor`] keeps one source of a chain in use, and changes to another when it fails.
+//! - [`Watch`] joins a supervisor and a device table into batches of changes: what the daemon journals.
 //! - [`Events`] is the same as an iterator, for programs that only want to know:
 //!
 //! ```no_run
 //! use autoweave_usb_source::{Events, Options};
 //!
-//! for edge in Events::open(&Options::default())? {
+//! for edge in Events::open(Options::default())? {
 //!     let edge = edge?;
 //!     println!("{} {}", edge.action, edge.device.device_id);
 //! }
@@ -28,6 +29,7 @@ mod position;
 mod recording;
 mod simulate;
 mod source;
+mod supervisor;
 #[cfg(target_os = "linux")]
 mod udev;
 mod watch;
@@ -36,9 +38,9 @@ pub use counters::Counters;
 pub use events::Events;
 pub use kill_point::kill_point;
 #[cfg(target_os = "linux")]
-pub use linux::Reception;
-#[cfg(target_os = "linux")]
 pub use linux::uevent;
+#[cfg(target_os = "linux")]
+pub use linux::{Reception, hears_uevents};
 pub use notice::{
     NOTICE_SOCKET, Notice, NoticeAction, NoticeArgumentError, NoticeArguments, NoticeError, SPOOL_DIRECTORY,
     SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX,
@@ -47,7 +49,8 @@ pub use poll::{enumerate, has_usb};
 pub use position::Position;
 pub use recording::{RecordError, Recorder, RecordingError};
 pub use simulate::Simulation;
-pub use source::{Interrupter, Kind, OpenError, Options, Source, SourceError, Wire};
+pub use source::{Kind, OpenError, OpenErrors, Options, Source, SourceError, Wire};
+pub use supervisor::{Interrupter, Supervisor, Switch};
 #[cfg(target_os = "linux")]
 pub use udev::{Backlog, Notices};
 pub use watch::{Batch, Watch};

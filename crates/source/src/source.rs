@@ -1,16 +1,18 @@
 //! A source of observations, whichever it is.
 
-use std::io;
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::Thread;
 use std::time::Duration;
+use std::{fmt, io};
 
 use autoweave_usb_device::{Observed, SourceName};
 use thiserror::Error;
 
+use crate::supervisor::{Nudge, Switch};
 use crate::{Counters, Position, RecordingError, Simulation, poll, recording, simulate};
 #[cfg(target_os = "linux")]
 use crate::{Notices, Reception};
@@ -21,8 +23,6 @@ const WAITING_MAX: usize = 1024;
 /// Which source to open.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    /// The best there is here: uevents, or polling where they cannot be had.
-    Auto,
     /// Kernel uevents and sysfs (Linux).
     Uevent,
     /// libusb's hot-plug callbacks, where the cargo feature `libusb` is on.
@@ -37,11 +37,11 @@ pub enum Kind {
     Simulate(Simulation),
 }
 
-/// How to open a source.
+/// Which sources to use, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Which one.
-    pub kind: Kind,
+    /// The sources to choose from, the best first.
+    pub chain: Vec<Kind>,
     /// The time between two scans of the whole bus.
     pub interval: Duration,
     /// The receive buffer to ask the kernel for, in bytes. It may grant less.
@@ -49,6 +49,8 @@ pub struct Options {
     /// Where the udev helper's notices arrive, if they do.
     #[cfg(target_os = "linux")]
     pub notices: Option<Arc<Notices>>,
+    /// What all of them count together.
+    pub counters: Arc<Counters>,
 }
 
 /// An open source.
@@ -57,10 +59,9 @@ pub struct Source {
     name: SourceName,
     description: String,
     wire: Receiver<Wire>,
-    interrupter: Interrupter,
+    sender: SyncSender<Wire>,
     stop: Arc<Stop>,
     wake: Option<Thread>,
-    counters: Arc<Counters>,
     #[cfg(target_os = "linux")]
     observing: Option<crate::linux::Observing>,
     /// Whose notices it takes.
@@ -77,19 +78,14 @@ pub enum Wire {
     Observed(Observed),
     /// A scan could not list the bus; what is known of it stands.
     ScanFailed(io::Error),
-    /// Somebody wants the taker's attention; see [`Source::take_interrupt`].
+    /// Somebody wants the taker's attention; see [`crate::Supervisor::take_interrupt`].
     Interrupted,
+    /// From here on, what comes is another source's.
+    Switched(Switch),
     /// The source cannot go on.
     Failed(SourceError),
     /// The recording or the simulation is over.
     Ended,
-}
-
-/// Wakes whoever takes from a source.
-#[derive(Debug, Clone)]
-pub struct Interrupter {
-    is_asked: Arc<AtomicBool>,
-    wire: SyncSender<Wire>,
 }
 
 /// What a source's thread is told.
@@ -130,6 +126,10 @@ pub enum OpenError {
     Source(#[from] SourceError),
 }
 
+/// Why none of a chain's sources can be opened, in its order.
+#[derive(Debug)]
+pub struct OpenErrors(pub Vec<OpenError>);
+
 /// Why a source cannot go on.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -142,6 +142,15 @@ pub enum SourceError {
     /// The udev helper does not reach the daemon any more.
     #[error("the udev helper's socket failed: {0}")]
     Notices(io::Error),
+    /// Scans found what it should have told.
+    #[error("it does not hear what scans find")]
+    Deaf,
+    /// It does not even scan any longer.
+    #[error("nothing has come from it for {} ms", .0.as_millis())]
+    Silent(Duration),
+    /// Its thread has ended.
+    #[error("it has ended")]
+    Ended,
     /// The recording is damaged from here on.
     #[error(transparent)]
     Recording(#[from] RecordingError),
@@ -161,18 +170,67 @@ pub struct Started {
 }
 
 #[derive(Debug)]
-pub struct WireSender(SyncSender<Wire>);
+pub struct WireSender {
+    wire: SyncSender<Wire>,
+    nudge: Option<Nudge>,
+}
 
 impl Default for Options {
     /// What the daemon's configuration defaults to.
     fn default() -> Self {
         Self {
-            kind: Kind::Auto,
+            chain: Kind::system(),
             interval: Duration::from_secs(5),
             receive_buffer_bytes: 128 << 20,
             #[cfg(target_os = "linux")]
             notices: None,
+            counters: Arc::default(),
         }
+    }
+}
+
+impl Kind {
+    /// The sources of this operating system, the best first.
+    pub fn system() -> Vec<Self> {
+        if cfg!(target_os = "linux") {
+            vec![Self::Uevent, Self::Libusb, Self::Udev, Self::Poll]
+        } else {
+            vec![Self::Libusb, Self::Poll]
+        }
+    }
+
+    /// What its observations say where they are from.
+    pub fn name(&self) -> SourceName {
+        match self {
+            Self::Uevent => SourceName::Uevent,
+            Self::Libusb => SourceName::Libusb,
+            Self::Poll => SourceName::Poll,
+            Self::Udev => SourceName::Udev,
+            Self::Replay(_) => SourceName::Replay,
+            Self::Simulate(_) => SourceName::Simulate,
+        }
+    }
+
+    /// Whether it finds what has happened by looking, and hears of nothing.
+    pub(crate) fn looks(&self) -> bool {
+        *self == Self::Poll
+    }
+
+    /// Whether it may hear nothing although it can be opened: the kernel tells this namespace nothing, or no helper has
+    /// been heard yet.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn may_be_deaf(&self, options: &Options) -> bool {
+        match self {
+            Self::Uevent | Self::Libusb => !crate::linux::hears_uevents(),
+            Self::Udev => options.notices.as_ref().is_some_and(|notices| !notices.has_heard()),
+            _ => false,
+        }
+    }
+
+    /// Whether it may hear nothing although it can be opened.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn may_be_deaf(&self, _: &Options) -> bool {
+        false
     }
 }
 
@@ -182,17 +240,18 @@ impl Source {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub fn open(options: &Options) -> Result<Self, OpenError> {
-        let (mut source, started) = Self::new(options.interval);
-        match &options.kind {
-            #[cfg(target_os = "linux")]
-            Kind::Auto => match Reception::open(options.receive_buffer_bytes) {
-                Ok(reception) => source.start_uevent(started, reception)?,
-                Err(error) => {
-                    source.start_poll(started)?;
-                    source.description += &format!(" (kernel uevents cannot be received: {error})");
-                }
-            },
+    pub fn open(kind: &Kind, options: &Options) -> Result<Self, OpenError> {
+        Self::open_beside(kind, options, None)
+    }
+
+    /// Opens a source beside another, which is nudged whenever this one has something to tell.
+    pub(crate) fn open_beside(
+        kind: &Kind,
+        options: &Options,
+        nudge: Option<Nudge>,
+    ) -> Result<Self, OpenError> {
+        let (mut source, started) = Self::new(options, nudge);
+        match kind {
             #[cfg(target_os = "linux")]
             Kind::Uevent => {
                 let reception = Reception::open(options.receive_buffer_bytes);
@@ -200,8 +259,6 @@ impl Source {
             }
             #[cfg(not(target_os = "linux"))]
             Kind::Uevent => return Err(OpenError::Unavailable(SourceName::Uevent)),
-            #[cfg(not(target_os = "linux"))]
-            Kind::Auto => source.start_poll(started)?,
             #[cfg(feature = "libusb")]
             Kind::Libusb => {
                 source.name = SourceName::Libusb;
@@ -236,30 +293,28 @@ impl Source {
     /// # Errors
     /// See [`OpenError`].
     #[cfg(target_os = "linux")]
-    pub fn with_reception(reception: Reception, interval: Duration) -> Result<Self, OpenError> {
-        let (mut source, started) = Self::new(interval);
+    pub fn with_reception(reception: Reception, options: &Options) -> Result<Self, OpenError> {
+        let (mut source, started) = Self::new(options, None);
         source.start_uevent(started, reception)?;
         Ok(source)
     }
 
-    fn new(interval: Duration) -> (Self, Started) {
+    fn new(options: &Options, nudge: Option<Nudge>) -> (Self, Started) {
         let (sender, wire) = mpsc::sync_channel(WAITING_MAX);
         let stop = Arc::new(Stop::default());
-        let counters = Arc::new(Counters::default());
         let started = Started {
-            wire: WireSender(sender.clone()),
-            counters: counters.clone(),
-            interval,
+            wire: WireSender { wire: sender.clone(), nudge },
+            counters: options.counters.clone(),
+            interval: options.interval,
             stop: stop.clone(),
         };
         let source = Self {
             name: SourceName::Poll,
             description: String::new(),
             wire,
-            interrupter: Interrupter { is_asked: Arc::default(), wire: sender },
+            sender,
             stop,
             wake: None,
-            counters,
             #[cfg(target_os = "linux")]
             observing: None,
             #[cfg(target_os = "linux")]
@@ -283,9 +338,6 @@ impl Source {
 
     #[cfg(target_os = "linux")]
     fn start_udev(&mut self, started: Started, notices: &Arc<Notices>) -> Result<(), OpenError> {
-        let counters = notices.counters().clone();
-        self.counters = counters.clone();
-        let started = Started { counters, ..started };
         self.wake = Some(crate::udev::spawn(started, notices.clone()).map_err(OpenError::Thread)?);
         self.name = SourceName::Udev;
         self.description = format!("the udev helper's notices on {}", notices.path().display());
@@ -318,6 +370,15 @@ impl Source {
         String::new()
     }
 
+    /// The number of the last message that an earlier daemon has left with the receiver.
+    pub(crate) fn inherited(&self) -> u64 {
+        #[cfg(target_os = "linux")]
+        if let Some(observing) = &self.observing {
+            return observing.ring.inherited();
+        }
+        0
+    }
+
     /// Which source it is.
     pub fn name(&self) -> SourceName {
         self.name
@@ -334,24 +395,14 @@ impl Source {
         self.receive_buffer_bytes
     }
 
-    /// What it has counted.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
-    }
-
     /// Whether its observations are of now, and not of the time of a recording.
     pub fn is_live(&self) -> bool {
         self.is_live
     }
 
-    /// What wakes the taker, from any thread or when a signal came.
-    pub fn interrupter(&self) -> Interrupter {
-        self.interrupter.clone()
-    }
-
-    /// Whether [`Interrupter::interrupt`] was called; asked once.
-    pub fn take_interrupt(&self) -> bool {
-        self.interrupter.is_asked.swap(false, Ordering::SeqCst)
+    /// Whoever takes from it is to be woken through this.
+    pub(crate) fn sender(&self) -> SyncSender<Wire> {
+        self.sender.clone()
     }
 
     /// Has the source hand on what it has received by now, and then say [`Wire::Ended`].
@@ -394,14 +445,20 @@ impl Drop for Source {
     }
 }
 
-impl Interrupter {
-    /// Wakes the taker, without ever waiting.
-    pub fn interrupt(&self) {
-        self.is_asked.store(true, Ordering::SeqCst);
-        // It is awake if its channel is full.
-        let _ = self.wire.try_send(Wire::Interrupted);
+impl From<OpenError> for OpenErrors {
+    fn from(error: OpenError) -> Self {
+        Self(vec![error])
     }
 }
+
+impl fmt::Display for OpenErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&each.join("\n"))
+    }
+}
+
+impl Error for OpenErrors {}
 
 impl Started {
     /// Whether the source was dropped.
@@ -418,7 +475,11 @@ impl Started {
 impl WireSender {
     /// Hands something on, waiting until there is room.
     pub fn send(&self, wire: Wire) -> Result<(), Closed> {
-        self.0.send(wire).map_err(|_| Closed)
+        self.wire.send(wire).map_err(|_| Closed)?;
+        if let Some(nudge) = &self.nudge {
+            nudge.give();
+        }
+        Ok(())
     }
 }
 

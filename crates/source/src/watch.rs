@@ -1,4 +1,4 @@
-//! A source and the device table behind it: observations in, batches of changes out.
+//! Sources and the device table behind them: observations in, batches of changes out.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,7 +8,8 @@ use autoweave_usb_device::{Change, DeviceTable, Observation, Observed, Policy, P
 
 use crate::clock;
 use crate::position::Position;
-use crate::source::{Source, SourceError, Wire};
+use crate::source::{SourceError, Wire};
+use crate::supervisor::{Supervisor, Switch};
 
 /// Observations in a batch, at most. They are written down together, so this bounds what a crash can take
 /// back and how long a commit takes.
@@ -17,7 +18,7 @@ const BATCH_MAX: usize = 512;
 /// See the module's description.
 #[derive(Debug)]
 pub struct Watch {
-    source: Source,
+    source: Supervisor,
     table: DeviceTable,
     scan_reason: Reason,
     /// Where an earlier watch of the same receiver ended.
@@ -26,6 +27,8 @@ pub struct Watch {
     resumes: bool,
     /// The last observation that was taken in.
     processed: u64,
+    /// The source in use has scanned.
+    has_scanned: bool,
     /// What [`Self::catch_up`] has told: the newest number of the kernel's of each port.
     caught_up: BTreeMap<Port, u64>,
     /// Why the source cannot go on; told once what it saw before was returned.
@@ -43,6 +46,8 @@ pub struct Batch {
     pub overruns: Vec<Option<u64>>,
     /// Scans that could not list the bus.
     pub scan_failures: Vec<io::Error>,
+    /// Changes of the source, in order.
+    pub switches: Vec<Switch>,
     /// Whether [`crate::Interrupter::interrupt`] was called.
     pub interrupted: bool,
     /// Whether the source is at its end, as a recording or a simulation is.
@@ -52,14 +57,22 @@ pub struct Batch {
 impl Watch {
     /// Watches `source` with a `table` of what is known from before, which ends at `resumed`. What the first scan finds
     /// different is said to be for `first_scan_reason`.
-    pub fn new(source: Source, mut table: DeviceTable, first_scan_reason: Reason, resumed: Position) -> Self {
-        if source.is_live() {
+    pub fn new(
+        source: Supervisor,
+        mut table: DeviceTable,
+        first_scan_reason: Reason,
+        resumed: Position,
+    ) -> Self {
+        if source.source().is_live() {
             table.expect_scan();
         }
-        let receiver = source.receiver();
+        let receiver = source.source().receiver();
         let is_same = resumed.receiver == receiver;
         let resumes = is_same && !receiver.is_empty();
-        let resumed = if is_same { resumed } else { Position { receiver, ..Position::default() } };
+        // What a receiver was left with while another source told may have been told: the scan tells the rest.
+        let inherited = if resumed == Position::default() { 0 } else { source.source().inherited() };
+        let elsewhere = Position { receiver, number: inherited, ..Position::default() };
+        let resumed = if is_same { resumed } else { elsewhere };
         source.start(resumed.clone());
         Self {
             source,
@@ -68,6 +81,7 @@ impl Watch {
             resumed,
             resumes,
             processed: 0,
+            has_scanned: false,
             caught_up: BTreeMap::new(),
             failure: None,
         }
@@ -123,7 +137,7 @@ impl Watch {
 
     /// Publishes by `policy` from now on; what that changes.
     pub fn set_policy(&mut self, policy: Policy) -> Vec<Change> {
-        self.table.set_policy(policy, clock::now(), self.source.name())
+        self.table.set_policy(policy, clock::now(), self.source.source().name())
     }
 
     /// Joins edges per port into their net effect for as long as `is_held`.
@@ -152,7 +166,7 @@ impl Watch {
 
     /// The machine was booted since the table was written down; what that changes.
     pub fn reboot(&mut self) -> Vec<Change> {
-        self.table.reboot(clock::now(), self.source.name())
+        self.table.reboot(clock::now(), self.source.source().name())
     }
 
     /// Ends every debounce window now; what that changes. What is held is left to the next start's scan.
@@ -165,9 +179,14 @@ impl Watch {
         &self.table
     }
 
-    /// The source.
-    pub fn source(&self) -> &Source {
+    /// The sources.
+    pub fn sources(&self) -> &Supervisor {
         &self.source
+    }
+
+    /// Has the source hand on what it has received by now, and then say that it ended.
+    pub fn finish(&mut self) {
+        self.source.finish();
     }
 
     fn take(&mut self, wire: Wire, batch: &mut Batch) {
@@ -178,11 +197,19 @@ impl Watch {
                     observed.observation = known;
                 }
                 self.processed = self.processed.max(observed.number);
+                let found_before = self.table.tallies().found;
                 batch.changes.extend(self.table.observe(&observed, self.scan_reason));
                 match observed.observation {
                     Observation::Scan { .. } => {
                         batch.scanned = true;
                         self.scan_reason = Reason::Reconcile;
+                        let found = self.table.tallies().found - found_before;
+                        // The first one of a source is there to find something.
+                        self.source.scanned(if std::mem::replace(&mut self.has_scanned, true) {
+                            found
+                        } else {
+                            0
+                        });
                     }
                     Observation::Overrun { lost } => batch.overruns.push(lost),
                     _ => {}
@@ -198,7 +225,24 @@ impl Watch {
                 batch.changes.extend(self.table.flush());
             }
             Wire::Failed(error) => self.failure = Some(error),
+            Wire::Switched(switch) => {
+                batch.changes.extend(self.switched());
+                batch.switches.push(switch);
+            }
         }
+    }
+
+    /// Goes on with another source, whose numbers begin anew. It scans first, and that tells what nobody heard.
+    fn switched(&mut self) -> Vec<Change> {
+        // Nothing may wait under a number of the source before.
+        let changes = self.table.flush();
+        self.table.expect_scan();
+        self.scan_reason = Reason::Reconcile;
+        let receiver = self.source.source().receiver();
+        self.resumed = Position { receiver, ..Position::default() };
+        (self.processed, self.resumes, self.has_scanned) = (0, false, false);
+        self.caught_up.clear();
+        changes
     }
 
     /// Whether [`Self::catch_up`] has told this edge.
@@ -209,13 +253,13 @@ impl Watch {
 
     /// A recording's windows end by the recording's clock, with its next observation.
     fn advance(&mut self, batch: &mut Batch) {
-        if self.source.is_live() {
+        if self.source.source().is_live() {
             batch.changes.extend(self.table.advance(clock::now().mono_ms));
         }
     }
 
     fn time_to_deadline(&self, patience: Duration) -> Duration {
-        let deadline = self.table.next_deadline().filter(|_| self.source.is_live());
+        let deadline = self.table.next_deadline().filter(|_| self.source.source().is_live());
         let left = |deadline: u64| Duration::from_millis(deadline.saturating_sub(clock::now().mono_ms));
         deadline.map_or(patience, |deadline| patience.min(left(deadline)))
     }

@@ -12,15 +12,13 @@ mod watch;
 
 use std::env;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::time::Duration;
 
 use autoweave_usb_device::Policy;
 use autoweave_usb_journal as journal;
-use autoweave_usb_source::{Kind, Notices, OpenError, Options, Source};
+use autoweave_usb_source::{Kind, Options, Supervisor, hears_uevents};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
-use tracing::warn;
 
 use crate::cli::{Arguments, Command, Common};
 use crate::config::{self, Chain, Config, Loaded, SourceName};
@@ -80,61 +78,42 @@ fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
         .map_err(Failure::usage)
 }
 
-/// The sources the configuration asks for that this version has, in order.
+/// The sources the configuration asks for, in order.
 fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
     let names = match &config.source.chain {
-        Chain::Auto => return Ok(vec![Kind::Uevent, Kind::Poll]),
+        Chain::Auto if config.fallback.enable_udev => return Ok(Kind::system()),
+        Chain::Auto => return Ok(Kind::system().into_iter().filter(|kind| *kind != Kind::Udev).collect()),
         Chain::Only(names) => names,
     };
-    let known = names.iter().filter_map(|name| match name {
-        SourceName::Uevent => Some(Kind::Uevent),
-        SourceName::Libusb => Some(Kind::Libusb),
-        SourceName::Poll => Some(Kind::Poll),
-        SourceName::Udev => Some(Kind::Udev),
-        SourceName::Nusb => None,
-    });
-    let known: Vec<Kind> = known.collect();
-    if known.is_empty() {
-        return Err(Failure::unavailable(
-            "source.chain: this version has only the sources uevent, libusb, udev and poll",
-        ));
-    }
-    Ok(known)
+    let kind = |name: &SourceName| match name {
+        SourceName::Uevent => Ok(Kind::Uevent),
+        SourceName::Libusb => Ok(Kind::Libusb),
+        SourceName::Udev => Ok(Kind::Udev),
+        SourceName::Poll => Ok(Kind::Poll),
+        SourceName::Nusb => Err(Failure::unavailable("source.chain: this version has no source nusb here")),
+    };
+    names.iter().map(kind).collect()
 }
 
-/// Whether kernel uevents come before anything else that is wanted.
+/// Whether kernel uevents come before anything else that is wanted, and can be told.
 fn wants_uevents(config: &Config) -> bool {
-    chain(config).is_ok_and(|chain| chain.first() == Some(&Kind::Uevent))
+    chain(config)
+        .is_ok_and(|chain| chain.first() == Some(&Kind::Uevent) && (chain.len() == 1 || hears_uevents()))
 }
 
-/// Opens the first source of the chain that can be opened.
-fn open_source(config: &Config, notices: Option<&Arc<Notices>>) -> Result<Source, Failure> {
-    first_that_opens(config, |options| {
-        Source::open(&Options { notices: notices.cloned(), ..options.clone() })
-    })
+/// Opens the sources of the configuration.
+fn open_sources(options: Options) -> Result<Supervisor, Failure> {
+    Supervisor::open(options).map_err(Failure::unavailable)
 }
 
-/// Opens the first of the chain with which `open` succeeds.
-fn first_that_opens<T>(
-    config: &Config,
-    open: impl Fn(&Options) -> Result<T, OpenError>,
-) -> Result<T, Failure> {
-    let mut problems = Vec::new();
-    for kind in chain(config)? {
-        match open(&options(config, kind)) {
-            Ok(opened) => return Ok(opened),
-            Err(problem) => {
-                warn!("{problem}");
-                problems.push(problem.to_string());
-            }
-        }
-    }
-    Err(Failure::unavailable(problems.join("\n")))
+/// How to open the sources of the configuration.
+fn options(config: &Config) -> Result<Options, Failure> {
+    Ok(options_for(config, chain(config)?))
 }
 
-fn options(config: &Config, kind: Kind) -> Options {
+fn options_for(config: &Config, chain: Vec<Kind>) -> Options {
     let receive_buffer_bytes = receive_buffer_bytes(config);
-    Options { kind, interval: config.monitoring.interval, receive_buffer_bytes, ..Options::default() }
+    Options { chain, interval: config.monitoring.interval, receive_buffer_bytes, ..Options::default() }
 }
 
 fn receive_buffer_bytes(config: &Config) -> usize {

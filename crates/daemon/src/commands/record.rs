@@ -14,23 +14,24 @@ const WAIT: Duration = Duration::from_secs(3600);
 pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
     signals::block()?;
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let source = super::open_source(&config, None)?;
-    source.start(Position::default());
+    let mut sources = super::open_sources(super::options(&config)?)?;
+    sources.start(Position::default());
     let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
-    let requests = signals::handle(source.interrupter())?;
+    let requests = signals::handle(sources.interrupter())?;
     let file = arguments.file.display();
-    anstream::eprintln!("recording {} to {file}; Ctrl-C to end", source.description());
+    anstream::eprintln!("recording {} to {file}; Ctrl-C to end", sources.source().description());
     let mut count = 0u64;
     while !requests.is_stop() {
-        match source.next(WAIT) {
+        match sources.next(WAIT) {
             Some(Wire::Observed(observed)) => {
                 recorder.record(&observed).map_err(Failure::io)?;
-                source.journaled(observed.number, observed.number);
+                sources.journaled(observed.number, observed.number);
                 count += 1;
             }
             Some(Wire::ScanFailed(error)) => anstream::eprintln!("the bus cannot be scanned: {error}"),
             Some(Wire::Failed(error)) => return Err(Failure::unavailable(error)),
             Some(Wire::Ended) => break,
+            Some(Wire::Switched(switch)) => anstream::eprintln!("{switch}"),
             Some(Wire::Interrupted) | None => {}
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Batch, Notices, Reception, Source, has_usb};
+use autoweave_usb_source::{Batch, Kind, Notices, Options, Reception, Supervisor, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Who says in the health report that the bus cannot be scanned.
 const BUS: &str = "bus";
+
+/// Who says in the health report that another source than the best is in use.
+const SOURCE: &str = "source";
 
 /// How long a stopping daemon waits for HTTP clients to take their answers.
 const HTTP_STOP: Duration = Duration::from_millis(500);
@@ -43,9 +46,11 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let config = &loaded.config;
     // First the source: what happens while a large journal is opened waits in its buffer.
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
-    let notices = serve_helper(config, &directory);
-    let (source, held) = open_source(config, held, notices.as_ref())?;
-    let requests = signals::handle(source.interrupter())?;
+    let options = super::options(config)?;
+    let notices = serve_helper(&options, &directory);
+    let options = Options { notices: notices.clone(), ..options };
+    let (sources, held) = open_sources(options, held)?;
+    let requests = signals::handle(sources.interrupter())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let redis = pipeline::settings(config);
@@ -57,7 +62,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     restored.tell(&journal, &monitor);
     let server = serve(config, &monitor, &directory)?;
     let (pipeline, events) = Pipeline::open(Parts {
-        source,
+        sources,
         notices: notices.clone(),
         journal,
         restored,
@@ -86,6 +91,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         let batch = daemon.step(patience)?;
         if batch.scanned && !daemon.is_ready {
             daemon.is_ready = true;
+            daemon.tell_source_problem();
             daemon.monitor.update(|status| status.phase = Phase::Ready);
             held::tell_ready();
             daemon.greet(&directory);
@@ -113,20 +119,19 @@ fn warn_without_effect(loaded: &Loaded) {
     }
 }
 
-/// The source on what is held, or the first that can be opened.
-fn open_source(
-    config: &Config,
+/// The sources, the first on what is held.
+fn open_sources(
+    options: Options,
     held: Option<(Reception, Held)>,
-    notices: Option<&Arc<Notices>>,
-) -> Result<(Source, Option<Held>), Failure> {
-    let Some((reception, held)) = held else { return Ok((super::open_source(config, notices)?, None)) };
-    let source = Source::with_reception(reception, config.monitoring.interval);
-    Ok((source.map_err(Failure::unavailable)?, Some(held)))
+) -> Result<(Supervisor, Option<Held>), Failure> {
+    let Some((reception, held)) = held else { return Ok((super::open_sources(options)?, None)) };
+    let sources = Supervisor::with_reception(reception, options);
+    Ok((sources.map_err(Failure::unavailable)?, Some(held)))
 }
 
 /// The socket of the udev helper, if it is to be served and can be.
-fn serve_helper(config: &Config, state: &Path) -> Option<Arc<Notices>> {
-    if !config.fallback.enable_udev {
+fn serve_helper(options: &Options, state: &Path) -> Option<Arc<Notices>> {
+    if !options.chain.contains(&Kind::Udev) {
         return None;
     }
     let directory = match state_dir::make_runtime() {
@@ -136,7 +141,7 @@ fn serve_helper(config: &Config, state: &Path) -> Option<Arc<Notices>> {
             return None;
         }
     };
-    let notices = Notices::open(&directory, state);
+    let notices = Notices::open(&directory, state, options.counters.clone());
     let tell = |error| warn!("the udev helper cannot reach this daemon: {error}");
     notices.map(Arc::new).map_err(tell).ok()
 }
@@ -197,9 +202,12 @@ impl Daemon {
     /// What a person who started the daemon wants to know, once: what it watches, what is there, and where to
     /// look.
     fn greet(&self, directory: &Path) {
-        let source = self.pipeline.watch().source();
+        let source = self.pipeline.watch().sources().source();
         let devices: Vec<&Device> = self.pipeline.watch().table().devices().map(AsRef::as_ref).collect();
         info!("watching {}", source.description());
+        if let Some(problem) = self.pipeline.watch().sources().problem() {
+            warn!("the source is {problem}");
+        }
         if devices.is_empty() && !has_usb() {
             info!(
                 "this machine has no USB bus; `autoweave-usbd simulate` shows what the daemon does with one"
@@ -214,9 +222,18 @@ impl Daemon {
         info!("the log is in {}, last event {last_seq}; see `autoweave-usbd events`", directory.display());
     }
 
+    /// Tells those who ask for the daemon's health when not the first source of the chain is in use.
+    fn tell_source_problem(&self) {
+        let problem = self.pipeline.watch().sources().problem();
+        self.monitor.update(|status| match problem {
+            Some(problem) => status.raise(SOURCE, Severity::Degraded, problem),
+            None => status.clear(SOURCE),
+        });
+    }
+
     /// Says what became of observations that are no events.
     fn report(&mut self, batch: &Batch) {
-        let counters = self.pipeline.watch().source().counters().all();
+        let counters = self.pipeline.watch().sources().counters().all();
         if !batch.overruns.is_empty() {
             let usb_source_overruns_total =
                 counters.iter().find(|(name, _)| *name == "overruns").map(|found| found.1);
@@ -228,6 +245,16 @@ impl Daemon {
         }
         if batch.scanned {
             self.monitor.update(|status| status.clear(BUS));
+        }
+        for switch in &batch.switches {
+            if switch.why.is_some() {
+                error!("{switch}");
+            } else {
+                info!("{switch}");
+            }
+        }
+        if !batch.switches.is_empty() {
+            self.tell_source_problem();
         }
         for failure in &batch.scan_failures {
             self.monitor.update(|status| status.raise(BUS, Severity::Degraded, failure.to_string()));
@@ -273,7 +300,7 @@ impl Daemon {
             // What helpers say from now on is for the next daemon.
             notices.close();
         }
-        self.pipeline.watch().source().finish();
+        self.pipeline.finish_sources();
         let timeout = self.config.performance.shutdown_timeout;
         let deadline = Instant::now() + timeout;
         while !self.step(deadline.saturating_duration_since(Instant::now()))?.ended {
@@ -283,10 +310,10 @@ impl Daemon {
             }
         }
         let watch = self.pipeline.watch();
-        for (name, count) in watch.source().counters().all().into_iter().filter(|(_, count)| *count > 0) {
+        for (name, count) in watch.sources().counters().all().into_iter().filter(|(_, count)| *count > 0) {
             info!(count, "counted: {name}");
         }
-        let Tallies { coalesced, filtered, duplicate, unmatched } = watch.table().tallies();
+        let Tallies { coalesced, filtered, duplicate, unmatched, found } = watch.table().tallies();
         info!(
             coalesced,
             filtered = filtered.iter().sum::<u64>(),
@@ -294,6 +321,7 @@ impl Daemon {
             unmatched,
             "edges that became no event"
         );
+        info!(found, "edges that only a scan told");
         self.pipeline.stop_publishing(deadline.max(Instant::now() + PUBLISH_STOP));
         if let Some(server) = self.server {
             // It reads the journal, which can only be closed cleanly by its last user.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Event, Policy, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Kind, Simulation, Source};
+use autoweave_usb_source::{Kind, Simulation};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::{Common, Replay, Simulate};
@@ -71,7 +71,7 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
     signals::block()?;
     let Feed { kind, policy, state_dir, publishes, print, edges } = feed;
     let config = &loaded.config;
-    let source = Source::open(&super::options(config, kind)).map_err(Failure::unavailable)?;
+    let sources = super::open_sources(super::options_for(config, vec![kind]))?;
     let mut redis = if publishes { Some(super::redis(config)?) } else { None };
     if let Some(redis) = redis.as_mut().filter(|_| !loaded.is_set("performance.max_events_per_second")) {
         redis.max_events_per_second = None;
@@ -80,11 +80,11 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
     let _logging = logging::start(&config.log);
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
-    let requests = signals::handle(source.interrupter())?;
+    let requests = signals::handle(sources.interrupter())?;
     let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
     let (mut pipeline, events) = Pipeline::open(Parts {
-        source,
+        sources,
         notices: None,
         restored: pipeline::restore(&journal)?,
         journal,

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use autoweave_usb_device::{Edge, Reason};
-use autoweave_usb_source::{Events, Options, has_usb};
+use autoweave_usb_source::{Events, has_usb};
 
 use crate::cli::{Common, Watch};
 use crate::exit::Failure;
@@ -12,10 +12,10 @@ use crate::{show, signals};
 
 pub fn run(common: &Common, arguments: &Watch) -> Result<(), Failure> {
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let open = |options: &Options| Events::with_policy(options, super::policy(&config));
-    let mut events = super::first_that_opens(&config, open)?;
+    let events = Events::with_policy(super::options(&config)?, super::policy(&config));
+    let mut events = events.map_err(Failure::unavailable)?;
     signals::exit_when_interrupted();
-    anstream::eprintln!("watching {}; Ctrl-C to end", events.watch().source().description());
+    anstream::eprintln!("watching {}; Ctrl-C to end", events.watch().sources().source().description());
     if !has_usb() {
         anstream::eprintln!("this machine has no USB bus; try `autoweave-usbd simulate --json`");
     }
@@ -23,7 +23,7 @@ pub fn run(common: &Common, arguments: &Watch) -> Result<(), Failure> {
     let mut overruns = 0;
     while let Some(edge) = events.next() {
         let edge: Edge = edge.map_err(Failure::unavailable)?;
-        let overruns_now = events.watch().source().counters().overruns.load(Ordering::Relaxed);
+        let overruns_now = events.watch().sources().counters().overruns.load(Ordering::Relaxed);
         if overruns_now > std::mem::replace(&mut overruns, overruns_now) {
             anstream::eprintln!("the kernel dropped messages; a scan tells the difference");
         }

@@ -89,11 +89,12 @@ impl Pipeline {
     pub(super) fn tell_monitor(&self) {
         let table = self.watch.table();
         self.monitor.metrics.tallies(&table.tallies());
-        let source = self.watch.source();
-        let overruns = source.counters().overruns.load(Ordering::Relaxed);
+        let sources = self.watch.sources();
+        let overruns = sources.counters().overruns.load(Ordering::Relaxed);
+        let (active, failovers) = (sources.source().name(), sources.failovers());
         let bytes = self.journal.bytes();
         self.monitor.update(|status| {
-            status.source = SourceStatus { active: Some(source.name()), failovers: 0, overruns };
+            status.source = SourceStatus { active: Some(active), failovers, overruns };
             status.journal.bytes = bytes;
         });
         self.monitor.committed(self.journal.last_seq(), table.devices());

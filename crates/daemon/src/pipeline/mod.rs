@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, DeviceTable, Event, Policy, Reason};
 use autoweave_usb_journal::{Commit, Journal};
-use autoweave_usb_source::{Batch, Notices, Source, Watch, kill_point};
+use autoweave_usb_source::{Batch, Notices, Supervisor, Watch, kill_point};
 use autoweave_usb_stream::Settings;
 use jiff::Timestamp;
 use tracing::{error, info};
@@ -63,7 +63,7 @@ const HELD_PATIENCE: Duration = Duration::from_millis(100);
 /// What a pipeline is made of.
 pub struct Parts {
     /// Where observations come from.
-    pub source: Source,
+    pub sources: Supervisor,
     /// Where the udev helper's notices arrive, if they do.
     pub notices: Option<Arc<Notices>>,
     /// Where they are written down.
@@ -120,7 +120,7 @@ impl Pipeline {
     /// The journal cannot be read or written.
     pub fn open(parts: Parts) -> Result<(Self, Vec<Event>), Failure> {
         let Parts {
-            source,
+            sources,
             notices,
             journal,
             restored,
@@ -145,7 +145,7 @@ impl Pipeline {
         let seqnum = meta(META_SEQNUM)?.filter(|_| !rebooted).and_then(|text| text.parse().ok()).unwrap_or(0);
         let backlog = redis.is_some().then(|| Backlog::restore(&journal, max_events)).transpose();
         let backlog = backlog.map_err(Failure::io)?;
-        let mut watch = Watch::new(source, DeviceTable::restore(restored.devices), reason, received);
+        let mut watch = Watch::new(sources, DeviceTable::restore(restored.devices), reason, received);
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
         let left =
@@ -178,7 +178,7 @@ impl Pipeline {
         }
         if let Some(settings) = redis {
             let producer = pipeline.stream_producer()?;
-            let interrupter = pipeline.watch.source().interrupter();
+            let interrupter = pipeline.watch.sources().interrupter();
             let monitor = pipeline.monitor.clone();
             pipeline.publishing =
                 Some(Publishing::start(settings, &directory, producer, monitor, interrupter)?);
@@ -332,7 +332,12 @@ impl Pipeline {
         self.publishing.as_ref().and_then(Publishing::problem)
     }
 
-    /// The source and the table.
+    /// Has the source hand on what it has received by now, and then say that it ended.
+    pub fn finish_sources(&mut self) {
+        self.watch.finish();
+    }
+
+    /// The sources and the table.
     pub fn watch(&self) -> &Watch {
         &self.watch
     }

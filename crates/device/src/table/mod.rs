@@ -59,7 +59,7 @@ pub struct Edge {
     pub device: Arc<Device>,
 }
 
-/// Edges that became no event of their own, by reason.
+/// Edges by what became of them, where that is no event of their own, or one nobody had told.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tallies {
     /// Joined with others in a debounce window.
@@ -70,6 +70,8 @@ pub struct Tallies {
     pub duplicate: u64,
     /// A departure of what was not there, or was already followed by another device.
     pub unmatched: u64,
+    /// Told by a scan, and by nothing before it. They do become events.
+    pub found: u64,
 }
 
 /// The state of every port. One owner; see the module's description.
@@ -355,6 +357,7 @@ impl DeviceTable {
         for port in known {
             let still_there = found.get(&port).is_some_and(|reading| self.is_present(reading));
             if !still_there && self.state(port).present.is_some() {
+                self.tallies.found += 1;
                 self.depart(port, cause, out);
             }
         }
@@ -362,6 +365,7 @@ impl DeviceTable {
             if self.is_present(reading) {
                 self.refresh(reading, cause, out);
             } else {
+                self.tallies.found += 1;
                 self.arrived(reading, cause, out);
             }
         }

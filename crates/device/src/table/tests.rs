@@ -580,7 +580,7 @@ proptest! {
         prop_assert_eq!(published, bus);
         prop_assert_eq!(first_pending(&world.table), None);
         // Every edge that was seen is in an event, or counted.
-        let Tallies { coalesced, filtered, duplicate, unmatched } = world.table.tallies();
+        let Tallies { coalesced, filtered, duplicate, unmatched, .. } = world.table.tallies();
         let hidden: u64 = filtered.iter().sum();
         prop_assert!(world.outside.edges + coalesced + hidden + duplicate + unmatched >= world.edges);
     }

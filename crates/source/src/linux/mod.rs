@@ -4,6 +4,7 @@ mod devices;
 mod landing;
 mod log;
 mod mapping;
+mod namespace;
 mod netlink;
 mod observer;
 mod readers;
@@ -14,6 +15,7 @@ mod sysfs;
 pub mod uevent;
 
 pub use devices::Devices;
+pub use namespace::hears_uevents;
 pub use observer::{Observing, spawn};
 #[cfg(feature = "libusb")]
 pub use readers::{Job, Readers};

@@ -28,6 +28,8 @@ pub struct Ring {
 #[derive(Debug)]
 struct State {
     log: Log,
+    /// The number of the last message that was in the log from the start.
+    inherited: u64,
     /// The number of every message in the log; `bool` when it need not be kept any longer.
     messages: VecDeque<(u64, bool)>,
     /// How many of them were taken.
@@ -54,9 +56,11 @@ impl Ring {
         }
         // Nothing that this program writes ends here; what cannot be read is left to the scan.
         log.cut(place);
+        let inherited = place;
         let taken = log.head();
         let state = State {
             log,
+            inherited,
             messages,
             next: 0,
             taken,
@@ -72,6 +76,11 @@ impl Ring {
     /// A name that no other ring has.
     pub fn id(&self) -> String {
         self.lock().log.id().to_owned()
+    }
+
+    /// The number of the last message that an earlier daemon has left.
+    pub fn inherited(&self) -> u64 {
+        self.lock().inherited
     }
 
     /// How many messages were lost since the last time, now that the kernel has dropped `drops`.

@@ -66,6 +66,7 @@ struct Shared {
     told: Mutex<VecDeque<(u64, String)>>,
     counters: Arc<Counters>,
     wake: EventFd,
+    has_heard: AtomicBool,
     is_closed: AtomicBool,
 }
 
@@ -90,7 +91,7 @@ impl Notices {
     ///
     /// # Errors
     /// Another daemon listens there, or the socket cannot be made.
-    pub fn open(runtime: &Path, state: &Path) -> io::Result<Self> {
+    pub fn open(runtime: &Path, state: &Path, counters: Arc<Counters>) -> io::Result<Self> {
         let path = runtime.join(NOTICE_SOCKET);
         let socket = Some(Arc::new(Socket::bind(&path)?));
         let boot_id = fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned());
@@ -103,8 +104,9 @@ impl Notices {
             spool: OnceLock::new(),
             inbox: Mutex::default(),
             told: Mutex::default(),
-            counters: Arc::default(),
+            counters,
             wake,
+            has_heard: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared), thread: Mutex::new(None) })
@@ -177,9 +179,9 @@ impl Notices {
         &self.shared.path
     }
 
-    /// What was counted: datagrams of others, and what is no notice.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.shared.counters
+    /// Whether udev has run a helper that reached this daemon.
+    pub fn has_heard(&self) -> bool {
+        self.shared.has_heard.load(Ordering::SeqCst)
     }
 
     /// Has notices handed to the calling thread, which is unparked for them.
@@ -187,9 +189,12 @@ impl Notices {
         *lock(&self.shared.inbox) = Inbox { taker: Some(thread::current()), ..Inbox::default() };
     }
 
-    /// Nobody takes any longer.
+    /// The calling thread takes no longer.
     pub(super) fn unsubscribe(&self) {
-        *lock(&self.shared.inbox) = Inbox::default();
+        let mut inbox = lock(&self.shared.inbox);
+        if inbox.taker.as_ref().is_some_and(|taker| taker.id() == thread::current().id()) {
+            *inbox = Inbox::default();
+        }
     }
 
     /// The next for the taker.
@@ -296,6 +301,11 @@ impl Shared {
             self.look_into(spool, &mut intake.taken, has_taker, room, &mut heard);
         }
         heard.sort_by_key(Heard::order);
+        // What was sent by hand has no number of the kernel's.
+        let is_by_udev = |heard: &Heard| matches!(heard, Heard::Told(notice, _) if notice.seqnum.is_some());
+        if heard.iter().any(is_by_udev) {
+            self.has_heard.store(true, Ordering::SeqCst);
+        }
         self.hand_on(heard);
     }
 

@@ -134,8 +134,8 @@ fn bus() -> Finding {
 fn uevents(loaded: &Loaded) -> Finding {
     let asked = loaded.config.source.receive_buffer_bytes;
     let bytes = usize::try_from(asked).unwrap_or(usize::MAX);
-    let options = Options { kind: Kind::Uevent, receive_buffer_bytes: bytes, ..Options::default() };
-    match Source::open(&options) {
+    let options = Options { receive_buffer_bytes: bytes, ..Options::default() };
+    match Source::open(&Kind::Uevent, &options) {
         Ok(source) if source.receive_buffer_bytes() / 2 < bytes => finding(
             "uevents",
             Outcome::Warn,

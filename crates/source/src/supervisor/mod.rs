@@ -1,0 +1,393 @@
+//! One source of a chain at a time: when it fails, another takes over; when a better one works again, it comes back.
+//!
+//! A source that takes over scans first, and the table finds what happened in between. The better ones are tried out
+//! beside the one in use, which costs nothing but their threads: they come back once they have lasted for
+//! [`standby::TRIAL`]. A source that may be deaf, because it was or because its namespace hears nothing, has to hear
+//! something first. Poll hears nothing at all, so whatever is heard beside it is told from there on, and no edge is
+//! lost on the way back.
+
+mod interrupter;
+mod standby;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Observation, SourceName};
+
+pub use interrupter::{Interrupter, Nudge};
+use standby::{Progress, Standby};
+
+use crate::source::{OpenError, OpenErrors, Options, Source, SourceError, Wire};
+use crate::{Counters, Position};
+
+/// A source scans at every interval. One of which nothing is heard for twice as long and this has ended.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
+
+/// A source that was woken late, with all of this process, gets this long to show that it lives.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Scans in a row that find something of which the source has not told a thing: then it is deaf.
+const DEAF_SCANS: u32 = 2;
+
+/// How long a source that works may take to hand on what it has, when a better one comes back.
+const LEAVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The sources of a chain; see the module's description.
+#[derive(Debug)]
+pub struct Supervisor {
+    options: Options,
+    standbys: Vec<Standby>,
+    active: usize,
+    source: Source,
+    interrupter: Interrupter,
+    failovers: u64,
+    is_finishing: bool,
+    /// The better source that comes next, and how long the one in use has until then.
+    leaving: Option<(usize, Instant)>,
+    /// What a source heard on trial, which it has become active with.
+    heard_on_trial: VecDeque<Wire>,
+    health: Health,
+}
+
+/// A change from one source to another.
+#[derive(Debug)]
+pub struct Switch {
+    /// The one before.
+    pub from: SourceName,
+    /// The one from now on. The same, if it was opened anew.
+    pub to: SourceName,
+    /// Why the one before cannot go on; `None`: the other is better, and works.
+    pub why: Option<SourceError>,
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { from, to, why } = self;
+        match why {
+            Some(why) if from == to => write!(f, "the source {from} failed ({why}) and was opened anew"),
+            Some(why) => write!(f, "the source {from} failed ({why}): {to} takes over"),
+            None => write!(f, "the source {to} works again and takes over from {from}"),
+        }
+    }
+}
+
+/// What is known of how the active source does.
+#[derive(Debug, Default)]
+struct Health {
+    /// Something came from it since this was last looked at.
+    is_alive: bool,
+    /// When it is taken for dead if nothing comes.
+    deadline: Option<Instant>,
+    is_late: bool,
+    /// It has told an edge since the last scan.
+    has_heard: bool,
+    deaf_scans: u32,
+    verdict: Option<SourceError>,
+}
+
+impl Supervisor {
+    /// Opens the first source of the chain that can be opened and is known to hear, else the first that can be opened.
+    /// From now on nothing is missed; nothing is told before [`Self::start`].
+    ///
+    /// # Errors
+    /// None can be opened: why, of each.
+    pub fn open(options: Options) -> Result<Self, OpenErrors> {
+        let mut standbys = Standby::all(&options.chain);
+        let mut errors = Vec::new();
+        let order = sure_first(&standbys, &options, 0..standbys.len());
+        let now = Instant::now();
+        for index in order {
+            match Source::open(&options.chain[index], &options) {
+                Ok(source) => return Ok(Self::with(source, index, standbys, options)),
+                Err(error) => {
+                    standbys[index].failed(error.to_string(), now);
+                    errors.push(error);
+                }
+            }
+        }
+        Err(OpenErrors(errors))
+    }
+
+    /// Takes up where the holder of a reception had it; `options.chain` begins with [`Kind::Uevent`].
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[cfg(target_os = "linux")]
+    pub fn with_reception(reception: crate::Reception, options: Options) -> Result<Self, OpenError> {
+        let standbys = Standby::all(&options.chain);
+        let source = Source::with_reception(reception, &options)?;
+        Ok(Self::with(source, 0, standbys, options))
+    }
+
+    fn with(source: Source, active: usize, mut standbys: Vec<Standby>, options: Options) -> Self {
+        standbys[active].became_active(Instant::now());
+        let interrupter = Interrupter::of(&source);
+        Self {
+            options,
+            standbys,
+            active,
+            source,
+            interrupter,
+            failovers: 0,
+            is_finishing: false,
+            leaving: None,
+            heard_on_trial: VecDeque::new(),
+            health: Health::default(),
+        }
+    }
+
+    /// The source in use.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// How often another source took over, or came back.
+    pub fn failovers(&self) -> u64 {
+        self.failovers
+    }
+
+    /// What all sources have counted.
+    pub fn counters(&self) -> &Counters {
+        &self.options.counters
+    }
+
+    /// Why not the first source of the chain is in use, if so.
+    pub fn problem(&self) -> Option<String> {
+        let first = self.standbys.first().filter(|_| self.active > 0)?;
+        let why = first.problem().unwrap_or("it has not been heard to hear anything yet");
+        Some(format!("{} instead of {}: {why}", self.source.name(), self.options.chain[0].name()))
+    }
+
+    /// What wakes the taker, from any thread.
+    pub fn interrupter(&self) -> Interrupter {
+        self.interrupter.clone()
+    }
+
+    /// Whether [`Interrupter::interrupt`] was called; asked once.
+    pub fn take_interrupt(&self) -> bool {
+        self.interrupter.take()
+    }
+
+    /// Begins to tell what is not told up to `position`, which is the receiver's of [`Self::source`]. Once.
+    pub fn start(&self, position: Position) {
+        self.source.start(position);
+    }
+
+    /// Has the source hand on what it has received by now, and then say [`Wire::Ended`].
+    pub fn finish(&mut self) {
+        self.is_finishing = true;
+        for standby in &mut self.standbys {
+            standby.end_trial();
+        }
+        self.source.finish();
+    }
+
+    /// What came of observations up to `written` and `processed` is written down; see [`Source::journaled`].
+    pub fn journaled(&self, written: u64, processed: u64) {
+        self.source.journaled(written, processed);
+    }
+
+    /// The next thing out of the source, or nothing within `timeout`. After [`Wire::Switched`], numbers and positions
+    /// are another source's.
+    pub fn next(&mut self, timeout: Duration) -> Option<Wire> {
+        if let Some(wire) = self.heard_on_trial.pop_front() {
+            return Some(wire);
+        }
+        if let Some(verdict) = self.health.verdict.take() {
+            return Some(self.fail(verdict));
+        }
+        if let Some(wire) = self.source.next(Duration::ZERO) {
+            return Some(self.pass(wire));
+        }
+        let until = Instant::now().checked_add(timeout);
+        loop {
+            let now = Instant::now();
+            if let Some(wire) = self.look_around(now) {
+                return Some(wire);
+            }
+            let look_at = self.look_at().into_iter().chain(until).min();
+            let wait = look_at.map_or(timeout, |at| at.saturating_duration_since(now));
+            if let Some(wire) = self.source.next(wait) {
+                return Some(self.pass(wire));
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return None;
+            }
+        }
+    }
+
+    /// A scan of the active source was taken in, and found `edges` that it had not told of.
+    pub fn scanned(&mut self, edges: u64) {
+        let has_heard = std::mem::take(&mut self.health.has_heard);
+        if edges > 0 {
+            for standby in &mut self.standbys {
+                standby.something_happened();
+            }
+        }
+        if !self.is_supervised() || self.options.chain[self.active].looks() {
+            return;
+        }
+        match (has_heard, edges) {
+            (true, _) => self.health.deaf_scans = 0,
+            (false, 0) => {}
+            (false, _) => self.health.deaf_scans += 1,
+        }
+        if self.health.deaf_scans >= DEAF_SCANS && self.options.chain.len() > 1 {
+            self.health.verdict = Some(SourceError::Deaf);
+        }
+    }
+
+    fn is_supervised(&self) -> bool {
+        self.source.is_live() && !self.is_finishing
+    }
+
+    /// What happens because of the time.
+    fn look_around(&mut self, now: Instant) -> Option<Wire> {
+        if !self.is_supervised() {
+            return None;
+        }
+        if let Some(error) = self.silence(now) {
+            return Some(self.fail(error));
+        }
+        match self.leaving {
+            Some((index, until)) if now >= until => return Some(self.come_back(index)),
+            Some(_) => return None,
+            None => {}
+        }
+        let looks = self.options.chain[self.active].looks();
+        for index in 0..self.active {
+            let progress = self.standbys[index].try_out(&self.options, &self.interrupter, looks, now);
+            match progress {
+                Progress::Waits => {}
+                Progress::Works if looks => {
+                    return self.standbys[index].take_trial().map(|trial| self.adopt_trial(index, trial));
+                }
+                Progress::Works => {
+                    self.source.finish();
+                    self.leaving = Some((index, now + LEAVE_WITHIN));
+                    break;
+                }
+            }
+        }
+        None
+    }
+
+    /// When there is something to look at, at the latest.
+    fn look_at(&self) -> Option<Instant> {
+        if !self.is_supervised() {
+            return None;
+        }
+        let trials = self.standbys[..self.active].iter().filter_map(Standby::look_at);
+        let leaving = self.leaving.map(|(_, until)| until);
+        trials.chain(self.health.deadline).chain(leaving).min()
+    }
+
+    /// Whether nothing has come for too long.
+    fn silence(&mut self, now: Instant) -> Option<SourceError> {
+        let patience = self.options.interval.saturating_mul(2).saturating_add(SILENT_AFTER);
+        let health = &mut self.health;
+        let deadline = match health.deadline {
+            Some(deadline) if !std::mem::take(&mut health.is_alive) => deadline,
+            _ => {
+                health.is_late = false;
+                *health.deadline.insert(now.checked_add(patience)?)
+            }
+        };
+        if now < deadline {
+            return None;
+        }
+        if std::mem::replace(&mut health.is_late, true) {
+            return Some(SourceError::Silent(patience));
+        }
+        health.deadline = Some(now + GRACE);
+        None
+    }
+
+    /// What the taker gets of what came from the active source.
+    fn pass(&mut self, wire: Wire) -> Wire {
+        match wire {
+            Wire::Observed(observed) => {
+                self.health.is_alive = true;
+                self.health.has_heard |= !matches!(observed.observation, Observation::Scan { .. });
+                Wire::Observed(observed)
+            }
+            Wire::ScanFailed(error) => {
+                self.health.is_alive = true;
+                Wire::ScanFailed(error)
+            }
+            Wire::Failed(error) if self.is_supervised() => self.fail(error),
+            Wire::Ended if self.is_supervised() => match self.leaving {
+                Some((index, _)) => self.come_back(index),
+                None => self.fail(SourceError::Ended),
+            },
+            other => other,
+        }
+    }
+
+    /// Another source takes over, if one can.
+    fn fail(&mut self, why: SourceError) -> Wire {
+        let now = Instant::now();
+        let last = self.standbys.len();
+        let order = (self.active + 1..last).chain(0..=self.active);
+        let order: Vec<usize> = order.filter(|index| self.standbys[*index].may_take_over(now)).collect();
+        self.standbys[self.active].failed(why.to_string(), now);
+        if matches!(why, SourceError::Deaf) {
+            self.standbys[self.active].was_deaf();
+        }
+        for index in sure_first(&self.standbys, &self.options, order) {
+            match Source::open(&self.options.chain[index], &self.options) {
+                Ok(source) => return self.adopt(index, source, Some(why)),
+                Err(error) => self.standbys[index].failed(error.to_string(), now),
+            }
+        }
+        Wire::Failed(why)
+    }
+
+    /// The better source takes over, now that the one in use has handed on everything.
+    fn come_back(&mut self, index: usize) -> Wire {
+        self.standbys[index].end_trial();
+        match Source::open(&self.options.chain[index], &self.options) {
+            Ok(source) => self.adopt(index, source, None),
+            Err(error) => {
+                self.standbys[index].failed(error.to_string(), Instant::now());
+                // It was told to end.
+                self.fail(SourceError::Ended)
+            }
+        }
+    }
+
+    fn adopt_trial(&mut self, index: usize, (source, heard): (Source, VecDeque<Wire>)) -> Wire {
+        let switch = self.change_to(index, source, None);
+        self.heard_on_trial = heard;
+        switch
+    }
+
+    fn adopt(&mut self, index: usize, source: Source, why: Option<SourceError>) -> Wire {
+        source.start(Position::default());
+        self.change_to(index, source, why)
+    }
+
+    fn change_to(&mut self, index: usize, source: Source, why: Option<SourceError>) -> Wire {
+        let from = self.source.name();
+        self.interrupter.aim_at(&source);
+        self.source = source;
+        self.active = index;
+        self.failovers += 1;
+        (self.leaving, self.health) = (None, Health::default());
+        self.heard_on_trial.clear();
+        for standby in &mut self.standbys {
+            standby.end_trial();
+        }
+        self.standbys[index].became_active(Instant::now());
+        Wire::Switched(Switch { from, to: self.source.name(), why })
+    }
+}
+
+/// Of `some` sources, those that are known to hear before those that may be deaf.
+fn sure_first(standbys: &[Standby], options: &Options, some: impl IntoIterator<Item = usize>) -> Vec<usize> {
+    let (doubtful, mut order): (Vec<usize>, Vec<usize>) =
+        some.into_iter().partition(|index| standbys[*index].is_doubtful(options));
+    order.extend(doubtful);
+    order
+}
