@@ -258,3 +258,24 @@ fn a_libusb_that_has_gone_deaf_is_a_failed_source() {
     assert!(daemon.log().contains(says), "{}", daemon.log());
     assert_eq!(places(&devices(&state)), on_bus(&bus), "what the scans found is kept");
 }
+
+#[test]
+fn more_callbacks_than_have_room_are_counted_and_lead_to_a_scan() {
+    let mut bus = enter();
+    bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
+    bus.plug_silent("1-2", &Device::receiver()).unwrap();
+    let state = StateDir::new();
+    let daemon = start(&bus, &state, QUICK, "libusb");
+    // libusb does not read it; whoever does is slow from now on.
+    let blocked = bus.make_blocking_attribute("1-1", "serial").unwrap();
+    bus.cycle(&["1-1"], 20_000).unwrap();
+    blocked.release(b"S1\n").unwrap();
+    bus.unplug_silent("1-2").unwrap();
+    daemon.wait_for_log("usb_source_overruns_total=1 ");
+    settle(&daemon, &state, &bus);
+    let log = daemon.stop();
+    let lost = log.split(" lost=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    assert!(lost.parse::<u64>().unwrap() > 100, "{log}");
+    check(&events(&state));
+    assert_eq!(net(&events(&state)), on_bus(&bus));
+}
