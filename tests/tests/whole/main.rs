@@ -36,4 +36,5 @@ mod state;
 mod stop;
 mod stream_cli;
 mod systemd;
+mod udev;
 mod udev_rules;

@@ -74,8 +74,8 @@ impl Bed {
 }
 
 fn copy_journal(from: &Path, to: &Path) {
-    for file in files(from) {
-        fs::copy(from.join(&file), to.join(&file)).unwrap();
+    for file in files(from).iter().filter(|name| name.starts_with("journal.")) {
+        fs::copy(from.join(file), to.join(file)).unwrap();
     }
 }
 
