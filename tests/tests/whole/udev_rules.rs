@@ -1,14 +1,17 @@
 //! The udev rules, read by udev itself.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use autoweave_usb_testbus::{Bus, Device, Interface};
 use nix::mount::{MsFlags, mount};
 
+use crate::harness::{Daemon, StateDir, events, executable, last_seq, wait_until};
 use crate::installed;
-use crate::program::finish;
+use crate::program::{CALM, Running, finish};
 
 const RULES: &str = "99-autoweave-usb.rules";
 
@@ -96,4 +99,44 @@ fn udev_understands_the_rules_and_would_run_the_helper() {
     // Or its silence would say nothing.
     fs::write(Path::new(RULES_DIRECTORY).join(RULES), rules.replace("RUN+=", "RAN+=")).unwrap();
     assert!(complaint(&udevadm_test(&udevadm, "add", "1-1")).is_some());
+}
+
+/// The helper and `udevd` as they would be installed, with a daemon that listens to nothing else.
+#[test]
+fn udevd_itself_runs_the_helper_and_the_daemon_hears_of_it() {
+    let Some(udevadm) = installed::udevadm() else { return };
+    let mut bus = Bus::enter().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/udev").join(RULES);
+    install(&fs::read_to_string(&file).unwrap());
+    mount(Some("tmpfs"), "/usr/local/bin", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    symlink(executable(), "/usr/local/bin/autoweave-udev-notify").unwrap();
+    bus.add_root_hub(1).unwrap();
+    let state = StateDir::new();
+    let own = [("RUNTIME_DIRECTORY", "/run/autoweave-usb"), ("AUTOWEAVE_USB__MONITORING__ENABLED", "false")];
+    fs::create_dir(own[0].1).unwrap();
+    let env = [CALM, &own].concat();
+    let daemon = Daemon::start_with(&bus, state.path(), &env, &["--source", "udev"]);
+
+    // They are one program.
+    let mut command = Command::new(&udevadm);
+    command.arg0("systemd-udevd");
+    command.env("SYSTEMD_DEVICE_VERIFY_SYSFS", "0").args(["--debug", "--resolve-names=early"]);
+    let udevd = Running::start(&mut command);
+    wait_until("udevd listens", || Path::new("/run/udev/control").exists());
+    for round in 0..5_u64 {
+        bus.plug("1-2", &Device::receiver()).unwrap();
+        daemon.wait_until("the attach is told", || last_seq(&state) >= 2 + 2 * round);
+        bus.unplug("1-2").unwrap();
+        daemon.wait_until("the detach is told", || last_seq(&state) >= 3 + 2 * round);
+    }
+    daemon.stop();
+    for event in &events(&state)[1..] {
+        assert_eq!(
+            (&event["source"], &event["device"]["vendor_id"]),
+            (&"udev".into(), &"046d".into()),
+            "{event}"
+        );
+        assert!(event["seqnum"].is_u64() && event["reason"] == "hotplug", "{event}");
+    }
+    drop(udevd);
 }
