@@ -71,7 +71,7 @@ pub enum Command {
     /// Feed synthetic devices through the pipeline
     #[command(after_help = "Example:\n  autoweave-usbd simulate --devices 50 --cycles 20 --rate 0")]
     Simulate(Simulate),
-    /// Leave word of a plug or unplug for the daemon, as udev rules do; this version's daemon does not read it yet
+    /// Leave word of a plug or unplug for the daemon, as udev rules do
     #[command(after_help = "Example:\n  autoweave-usbd notify add 1-1.2 046d c52b")]
     Notify(Notify),
     /// Print completions for a shell

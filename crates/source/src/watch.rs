@@ -237,3 +237,65 @@ fn known(edge: Observation) -> Option<Observation> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use autoweave_usb_device::{Moment, Reading, SourceName};
+
+    use super::*;
+    use crate::{Kind, Options, Recorder};
+
+    #[test]
+    fn an_edge_that_was_caught_up_with_is_not_told_again() {
+        let port: Port = "usb1".parse().unwrap();
+        let address = Some(5);
+        let observed = |number, source, observation| Observed {
+            number,
+            seqnum: Some(number),
+            at: Moment { wall_ms: number, mono_ms: number },
+            source,
+            observation,
+        };
+        let arrived = |configuration| {
+            let reading = Reading { configuration, ..Reading::bare(port, 5, 0x046d, 0xc52b, None) };
+            Observation::Arrived { reading: Box::new(reading) }
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("recording");
+        let mut recorder = Recorder::create(&file).unwrap();
+        for (number, observation) in [
+            (1, arrived(Some(1))),
+            (2, Observation::Left { port, address }),
+            (3, arrived(Some(1))),
+            (4, Observation::Left { port, address }),
+        ] {
+            recorder.record(&observed(number, SourceName::Uevent, observation)).unwrap();
+        }
+
+        let options = Options { kind: Kind::Replay(file), ..Options::default() };
+        let source = Source::open(&options).unwrap();
+        let mut watch = Watch::new(source, DeviceTable::default(), Reason::Coldplug, Position::default());
+        let spooled = [
+            observed(1, SourceName::Udev, arrived(None)),
+            observed(2, SourceName::Udev, Observation::Left { port, address }),
+            observed(3, SourceName::Udev, arrived(None)),
+        ];
+        let mut changes = watch.catch_up(&spooled);
+        loop {
+            let batch = watch.next_batch(Duration::from_secs(10)).unwrap();
+            changes.extend(batch.changes);
+            if batch.ended {
+                break;
+            }
+        }
+        let told: Vec<_> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Edge(edge) => Some((edge.seqnum, edge.source)),
+                Change::Refreshed(_) => None,
+            })
+            .collect();
+        let (udev, replay) = (SourceName::Udev, SourceName::Replay);
+        assert_eq!(told, [(Some(1), udev), (Some(2), udev), (Some(3), udev), (Some(4), replay)]);
+    }
+}

@@ -3,16 +3,19 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use autoweave_usb_testbus::{Bus, Device};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::harness::{Daemon, StateDir, devices, events, executable, last_seq, wait_until};
+use crate::installed;
 use crate::invariants::{check, net, on_bus};
 use crate::program::{CALM, NOBODY, Unprivileged, files, finish, has_user};
 
@@ -299,6 +302,29 @@ fn killed_amid_the_spool_it_tells_every_notice_once() {
 }
 
 #[test]
+fn killed_at_each_step_of_catching_up_it_tells_every_notice_once() {
+    let Some(program) = installed::kill_points() else { return };
+    let mut machine = Machine::new();
+    machine.start(UDEV).stop();
+    for (point, edges) in [("committing", 5), ("committed", 9), ("spooled", 13)] {
+        machine.flash("1-1");
+        machine.flash("1-2");
+        let done = machine.state.path().join(point);
+        let order = format!("{point}:1:{}", done.display());
+        let runtime = machine.runtime();
+        let own =
+            [("RUNTIME_DIRECTORY", runtime.to_str().unwrap()), ("AUTOWEAVE_USBD_KILL_AT", order.as_str())];
+        let env = [CALM, &own].concat();
+        let mut daemon = Daemon::spawn_program(&machine.bus, &program, machine.state.path(), &env, UDEV);
+        assert_eq!(daemon.wait().signal(), Some(Signal::SIGKILL as i32), "{}", daemon.log());
+        assert_eq!(files(&machine.spool()).len(), 4);
+        machine.start(UDEV).stop();
+        assert_eq!((last_seq(&machine.state), files(&machine.spool()).len()), (edges, 0), "{point}");
+    }
+    machine.check();
+}
+
+#[test]
 fn while_another_source_listens_no_notice_is_told_and_none_is_kept() {
     let mut machine = Machine::new();
     let daemon = machine.start(&[]);
@@ -310,6 +336,30 @@ fn while_another_source_listens_no_notice_is_told_and_none_is_kept() {
     daemon.stop();
     assert_eq!(last_seq(&machine.state), 1);
     assert_eq!(files(&machine.spool()), [""; 0]);
+}
+
+#[test]
+fn what_the_keeper_kept_is_not_told_by_the_spool_as_well() {
+    const FLASHES: u64 = 30;
+    let mut machine = Machine::new();
+    let daemon = machine.start(&[]);
+    let pid = Pid::from_raw(daemon.daemon_pid().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    for _ in 0..FLASHES {
+        machine.bus.plug("1-1", &Device::receiver()).unwrap();
+        machine.notify("add", "1-1");
+        machine.notify("remove", "1-1");
+        machine.bus.unplug("1-1").unwrap();
+    }
+    assert!(!files(&machine.spool()).is_empty());
+    kill(pid, Signal::SIGKILL).unwrap();
+    machine.wait_for(&daemon, 1 + 2 * FLASHES);
+    daemon.wait_until("the spool is empty", || files(&machine.spool()).is_empty());
+    daemon.stop();
+    machine.start(&[]).stop();
+    assert_eq!(last_seq(&machine.state), 1 + 2 * FLASHES);
+    assert!(events(&machine.state).iter().all(|event| event["source"] == "uevent"));
+    machine.check();
 }
 
 /// Whatever is sent or lies there, a notice behind it is told soon.
