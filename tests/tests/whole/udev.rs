@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::harness::{Daemon, StateDir, devices, events, executable, last_seq, wait_until};
 use crate::installed;
-use crate::invariants::{check, net, on_bus};
+use crate::invariants::{check, headline, net, on_bus};
 use crate::program::{CALM, NOBODY, Unprivileged, files, finish, has_user};
 
 const UDEV: &[&str] = &["--source", "udev"];
@@ -248,6 +248,18 @@ fn tells_what_came_and_went(source: &[&str]) {
     daemon.stop();
     machine.start(source).stop();
     assert_eq!(last_seq(&machine.state), 8);
+    machine.check();
+}
+
+#[test]
+fn the_first_daemon_ever_tells_what_came_and_went_before_it() {
+    let mut machine = Machine::new();
+    machine.flash("1-1");
+    machine.plug("1-2", &Device::receiver());
+    machine.start(&[]).stop();
+    let told: Vec<_> = events(&machine.state).iter().map(headline).collect();
+    let expected = ["attach 1-1 hotplug", "detach 1-1 hotplug", "attach usb1 coldplug", "attach 1-2 hotplug"];
+    assert_eq!(told, expected);
     machine.check();
 }
 
