@@ -13,8 +13,6 @@
 mod elsewhere;
 mod heard;
 mod observer;
-#[cfg(target_os = "linux")]
-mod sysfs;
 
 use std::io;
 use std::sync::Arc;
@@ -29,9 +27,9 @@ use rusb::{Context, Error, HotplugBuilder, Registration, UsbContext};
 use elsewhere::Bus;
 use heard::{Callback, Heard};
 use observer::Observer;
-#[cfg(target_os = "linux")]
-use sysfs::Bus;
 
+#[cfg(target_os = "linux")]
+use crate::linux::Devices as Bus;
 use crate::{OpenError, Started};
 
 /// Callbacks that were not taken yet, at most; further ones are counted, and lead to a scan.
@@ -84,7 +82,11 @@ fn open(started: Started) -> Result<Observer, OpenError> {
         Error::NotSupported => OpenError::Unavailable(SourceName::Libusb),
         error => OpenError::Libusb(io::Error::other(error)),
     })?;
-    let bus = Bus::open(&context, &started.counters).map_err(OpenError::Thread)?;
+    #[cfg(target_os = "linux")]
+    let bus = Bus::open(&started.counters);
+    #[cfg(not(target_os = "linux"))]
+    let bus = Bus::open(&context);
+    let bus = bus.map_err(OpenError::Thread)?;
     listen(started.clone(), context.clone(), registration, sender).map_err(OpenError::Thread)?;
     Ok(Observer::new(started, context, heard, missed, bus))
 }
