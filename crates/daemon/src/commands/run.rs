@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Device, Event, Tallies};
+use autoweave_usb_device::{Device, Event, SourceName, Tallies};
 use autoweave_usb_journal::Journal;
 use autoweave_usb_source::{Batch, Notices, Reception, Source, has_usb};
 use autoweave_usb_stream::Settings;
@@ -272,6 +272,12 @@ impl Daemon {
         if let Some(notices) = &self.notices {
             // What helpers say from now on is for the next daemon.
             notices.close();
+            if self.pipeline.watch().source().name() != SourceName::Udev {
+                let counted = notices.counters().all();
+                for (name, count) in counted.into_iter().filter(|(_, count)| *count > 0) {
+                    info!(count, "counted on the udev helper's socket and spool: {name}");
+                }
+            }
         }
         self.pipeline.watch().source().finish();
         let timeout = self.config.performance.shutdown_timeout;
