@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Edges of one port within 50 ms of the first are joined into their net effect.
     let policy = Policy { debounce_ms: 50, ..Policy::default() };
     let events = Events::with_policy(Options::default(), policy)?;
-    println!("watching {}", events.watch().source().description());
+    println!("watching {}", events.watch().sources().source().description());
     for edge in events {
         let edge = edge?;
         let device = &edge.device;

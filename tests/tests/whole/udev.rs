@@ -344,8 +344,11 @@ fn while_another_source_listens_no_notice_is_told_and_none_is_kept() {
         machine.flash("1-2");
     }
     fs::write(machine.spool().join("00000000000000000001-1-1.json"), notice("add", "1-3", 1, 9)).unwrap();
+    fs::write(machine.spool().join("00000000000000000002-1-1.json"), "garbage").unwrap();
+    UnixDatagram::unbound().unwrap().send_to(b"garbage", machine.socket()).unwrap();
     daemon.wait_until("the spool is empty", || files(&machine.spool()).is_empty());
-    daemon.stop();
+    let log = daemon.stop();
+    assert!(log.contains("counted: malformed"), "{log}");
     assert_eq!(last_seq(&machine.state), 1);
     assert_eq!(files(&machine.spool()), [""; 0]);
 }

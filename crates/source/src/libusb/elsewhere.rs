@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
 
 use autoweave_usb_device::{Port, Reading};
 use rusb::{Context, UsbContext};
 
 use super::heard;
-use crate::Counters;
 
 /// libusb's own list.
 pub struct Bus {
@@ -18,7 +16,7 @@ pub struct Bus {
 impl Bus {
     /// # Errors
     /// Never; it can fail on Linux.
-    pub fn open(context: &Context, _: &Arc<Counters>) -> io::Result<Self> {
+    pub fn open(context: &Context) -> io::Result<Self> {
         Ok(Self { context: context.clone() })
     }
 

@@ -8,7 +8,6 @@ use std::thread::Thread;
 use autoweave_usb_device::{HexBytes, InterfaceReading, Moment, Port, PortPath, Reading, Speed};
 use rusb::{Context, Device, DeviceDescriptor, Error, Hotplug, Version};
 
-use super::told::Place;
 use crate::clock;
 
 /// `bLength` and `bDescriptorType` of a device descriptor (USB 2.0 §9.6.1).
@@ -17,13 +16,15 @@ const DEVICE_DESCRIPTOR: [u8; 2] = [18, 1];
 /// Root hubs are the first device on their bus.
 const ROOT_ADDRESS: u8 = 1;
 
-/// What a callback said. A device that libusb cannot place has no port.
+/// What a callback said.
 #[derive(Debug)]
 pub enum Heard {
     /// A device came; what libusb knows of it.
-    Arrived { at: Moment, place: Place, bare: Option<Box<Reading>> },
+    Arrived { at: Moment, bare: Box<Reading> },
     /// A device went.
-    Left { at: Moment, place: Place, port: Option<Port> },
+    Left { at: Moment, port: Port, address: u8 },
+    /// One came or went that libusb cannot place.
+    Unplaced,
     /// libusb cannot go on.
     Failed(Error),
 }
@@ -58,16 +59,13 @@ impl Callback {
 impl Hotplug<Context> for Callback {
     fn device_arrived(&mut self, device: Device<Context>) {
         let (at, bare) = (clock::now(), reading(&device).map(Box::new));
-        self.say(Heard::Arrived { at, place: place(&device), bare });
+        self.say(bare.map_or(Heard::Unplaced, |bare| Heard::Arrived { at, bare }));
     }
 
     fn device_left(&mut self, device: Device<Context>) {
-        self.say(Heard::Left { at: clock::now(), place: place(&device), port: port(&device) });
+        let (at, address) = (clock::now(), device.address());
+        self.say(port(&device).map_or(Heard::Unplaced, |port| Heard::Left { at, port, address }));
     }
-}
-
-fn place(device: &Device<Context>) -> Place {
-    (device.bus_number(), device.address())
 }
 
 /// Everything that libusb knows of a device without opening it, which it keeps in memory.

@@ -13,9 +13,6 @@
 mod elsewhere;
 mod heard;
 mod observer;
-#[cfg(target_os = "linux")]
-mod sysfs;
-mod told;
 
 use std::io;
 use std::sync::Arc;
@@ -30,10 +27,9 @@ use rusb::{Context, Error, HotplugBuilder, Registration, UsbContext};
 use elsewhere::Bus;
 use heard::{Callback, Heard};
 use observer::Observer;
-#[cfg(target_os = "linux")]
-use sysfs::Bus;
-use told::Told;
 
+#[cfg(target_os = "linux")]
+use crate::linux::Devices as Bus;
 use crate::{OpenError, Started};
 
 /// Callbacks that were not taken yet, at most; further ones are counted, and lead to a scan.
@@ -77,8 +73,6 @@ pub fn description() -> String {
 /// On the thread of the observer, which the callbacks wake.
 fn open(started: Started) -> Result<Observer, OpenError> {
     let started = Arc::new(started);
-    #[cfg(target_os = "linux")]
-    sysfs::check().map_err(OpenError::Libusb)?;
     let context = Context::new().map_err(|error| OpenError::Libusb(io::Error::other(error)))?;
     let (sender, heard) = mpsc::sync_channel(HEARD_MAX);
     let callback = Callback::new(sender.clone(), thread::current());
@@ -90,17 +84,16 @@ fn open(started: Started) -> Result<Observer, OpenError> {
         Error::NotSupported => OpenError::Unavailable(SourceName::Libusb),
         error => OpenError::Libusb(io::Error::other(error)),
     })?;
-    let bus = Bus::open(&context, &started.counters).map_err(OpenError::Thread)?;
+    #[cfg(target_os = "linux")]
+    let bus = Bus::open(&started.counters);
+    #[cfg(not(target_os = "linux"))]
+    let bus = Bus::open(&context);
+    let bus = bus.map_err(OpenError::Thread)?;
     // No callback but those of the enumeration runs before there is a thread to run it on. What they name the first
     // scan finds as well, and knows more of.
-    let mut told = Told::default();
-    for enumerated in heard.try_iter() {
-        if let Heard::Arrived { place, bare, .. } = enumerated {
-            told.arrived(place, bare.map(|bare| bare.port));
-        }
-    }
+    heard.try_iter().for_each(drop);
     listen(started.clone(), context.clone(), registration, sender).map_err(OpenError::Thread)?;
-    Ok(Observer::new(started, context, heard, missed, told, bus))
+    Ok(Observer::new(started, context, heard, missed, bus))
 }
 
 /// Starts the thread the callbacks run on. `heard` is disconnected when it has ended.

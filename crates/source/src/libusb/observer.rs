@@ -14,7 +14,6 @@ use rusb::{Context, UsbContext};
 
 use super::Bus;
 use super::heard::Heard;
-use super::told::Told;
 use crate::{Closed, Counters, SourceError, Started, Wire, clock};
 
 /// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
@@ -33,7 +32,6 @@ pub struct Observer {
     /// What was said during a scan.
     waiting: VecDeque<Heard>,
     missed: Arc<AtomicU64>,
-    told: Told,
     bus: Bus,
     number: u64,
     next_scan: Instant,
@@ -49,7 +47,6 @@ impl Observer {
         context: Context,
         heard: Receiver<Heard>,
         missed: Arc<AtomicU64>,
-        told: Told,
         bus: Bus,
     ) -> Self {
         Self {
@@ -58,7 +55,6 @@ impl Observer {
             heard,
             waiting: VecDeque::new(),
             missed,
-            told,
             bus,
             number: 0,
             next_scan: Instant::now(),
@@ -99,32 +95,24 @@ impl Observer {
 
     fn tell(&mut self, heard: Heard) -> Result<(), Closed> {
         match heard {
-            Heard::Arrived { at, place, bare } => {
-                self.told.arrived(place, bare.as_ref().map(|bare| bare.port));
-                let Some(bare) = bare else { return self.unplaced() };
+            Heard::Arrived { at, bare } => {
                 let reading = self.bus.read(bare);
                 self.settled = Some(Instant::now() + SETTLED);
                 self.send(at, Observation::Arrived { reading })
             }
-            Heard::Left { at, place, port } => {
-                self.told.left(place);
-                let Some(port) = port else { return self.unplaced() };
-                self.send(at, Observation::Left { port, address: Some(place.1) })
+            Heard::Left { at, port, address } => {
+                self.send(at, Observation::Left { port, address: Some(address) })
             }
-            Heard::Failed(error) => Err(self.fail(io::Error::other(error))),
+            Heard::Unplaced => {
+                Counters::add(&self.started.counters.malformed, 1);
+                self.next_scan = Instant::now();
+                Ok(())
+            }
+            Heard::Failed(error) => {
+                let _ = self.started.wire.send(Wire::Failed(SourceError::Libusb(io::Error::other(error))));
+                Err(Closed)
+            }
         }
-    }
-
-    fn unplaced(&mut self) -> Result<(), Closed> {
-        Counters::add(&self.started.counters.malformed, 1);
-        self.next_scan = Instant::now();
-        Ok(())
-    }
-
-    /// The last thing that is told.
-    fn fail(&self, error: io::Error) -> Closed {
-        let _ = self.started.wire.send(Wire::Failed(SourceError::Libusb(error)));
-        Closed
     }
 
     /// Every callback so far was handed on.
@@ -150,13 +138,9 @@ impl Observer {
         if lost == 0 {
             return Ok(());
         }
-        self.next_scan = Instant::now();
-        self.overrun(lost)
-    }
-
-    fn overrun(&mut self, lost: u64) -> Result<(), Closed> {
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost);
+        self.next_scan = Instant::now();
         self.send(clock::now(), Observation::Overrun { lost: Some(lost) })
     }
 
@@ -181,15 +165,7 @@ impl Observer {
             self.next_scan = Instant::now() + self.rescan_pause.min(interval);
             self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
         }
-        let untold = self.told.compare(&readings, &except);
-        if untold.lost > 0 {
-            self.overrun(untold.lost)?;
-        }
-        self.send(clock::now(), Observation::Scan { readings, except })?;
-        if untold.is_broken {
-            return Err(self.fail(io::Error::other("devices come and go, and it does not tell")));
-        }
-        Ok(())
+        self.send(clock::now(), Observation::Scan { readings, except })
     }
 
     fn send(&mut self, at: Moment, observation: Observation) -> Result<(), Closed> {
@@ -202,9 +178,9 @@ impl Observer {
 impl Heard {
     fn port(&self) -> Option<Port> {
         match self {
-            Self::Arrived { bare, .. } => bare.as_ref().map(|bare| bare.port),
-            Self::Left { port, .. } => *port,
-            Self::Failed(_) => None,
+            Self::Arrived { bare, .. } => Some(bare.port),
+            Self::Left { port, .. } => Some(*port),
+            Self::Unplaced | Self::Failed(_) => None,
         }
     }
 }

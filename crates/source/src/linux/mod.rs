@@ -17,7 +17,5 @@ pub mod uevent;
 pub use devices::Devices;
 pub use namespace::hears_uevents;
 pub use observer::{Observing, spawn};
-#[cfg(feature = "libusb")]
-pub use readers::{Job, Readers};
 pub use reception::Reception;
 pub use sysfs::{Sysfs, Unread};

@@ -233,7 +233,10 @@ impl Supervisor {
             (false, 0) => {}
             (false, _) => self.health.deaf_scans += 1,
         }
-        if self.health.deaf_scans >= DEAF_SCANS && self.options.chain.len() > 1 {
+        let now = Instant::now();
+        let has_successor = self.standbys.iter().any(|standby| standby.may_take_over(now));
+        // One that only scans is better than none.
+        if self.health.deaf_scans >= DEAF_SCANS && has_successor {
             self.health.verdict = Some(SourceError::Deaf);
         }
     }
