@@ -316,8 +316,8 @@ mod tests {
             recorder.record(&observed(number, SourceName::Uevent, observation)).unwrap();
         }
 
-        let options = Options { kind: Kind::Replay(file), ..Options::default() };
-        let source = Source::open(&options).unwrap();
+        let options = Options { chain: vec![Kind::Replay(file)], ..Options::default() };
+        let source = Supervisor::open(options).unwrap();
         let mut watch = Watch::new(source, DeviceTable::default(), Reason::Coldplug, Position::default());
         let spooled = [
             observed(1, SourceName::Udev, arrived(None)),

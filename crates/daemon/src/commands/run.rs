@@ -90,11 +90,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     while !requests.is_stop() {
         let batch = daemon.step(patience)?;
         if batch.scanned && !daemon.is_ready {
-            daemon.is_ready = true;
-            daemon.tell_source_problem();
-            daemon.monitor.update(|status| status.phase = Phase::Ready);
-            held::tell_ready();
-            daemon.greet(&directory);
+            daemon.become_ready(&directory);
         }
         if requests.take_reload() {
             daemon.reload(common, arguments)?;
@@ -197,6 +193,15 @@ impl Daemon {
         log_events(&events);
         self.report(&batch);
         Ok(batch)
+    }
+
+    /// From now on the device table is what is connected.
+    fn become_ready(&mut self, directory: &Path) {
+        self.is_ready = true;
+        self.tell_source_problem();
+        self.monitor.update(|status| status.phase = Phase::Ready);
+        held::tell_ready();
+        self.greet(directory);
     }
 
     /// What a person who started the daemon wants to know, once: what it watches, what is there, and where to
