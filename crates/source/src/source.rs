@@ -211,6 +211,11 @@ impl Kind {
         }
     }
 
+    /// Whether it tells of devices that are there, for as long as it is asked.
+    pub(crate) fn is_of_the_bus(&self) -> bool {
+        !matches!(self, Self::Replay(_) | Self::Simulate(_))
+    }
+
     /// Whether it finds what has happened by looking, and hears of nothing.
     pub(crate) fn looks(&self) -> bool {
         *self == Self::Poll

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Batch, Kind, Notices, Options, Reception, Supervisor, has_usb};
+use autoweave_usb_source::{Batch, Notices, Options, Reception, Supervisor, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
@@ -47,7 +47,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     // First the source: what happens while a large journal is opened waits in its buffer.
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
     let options = super::options(config)?;
-    let notices = serve_helper(&options, &directory);
+    let notices = if config.fallback.enable_udev { serve_helper(&options, &directory) } else { None };
     let options = Options { notices: notices.clone(), ..options };
     let (sources, held) = open_sources(options, held)?;
     let requests = signals::handle(sources.interrupter())?;
@@ -125,11 +125,8 @@ fn open_sources(
     Ok((sources.map_err(Failure::unavailable)?, Some(held)))
 }
 
-/// The socket of the udev helper, if it is to be served and can be.
+/// The socket of the udev helper, if it can be served.
 fn serve_helper(options: &Options, state: &Path) -> Option<Arc<Notices>> {
-    if !options.chain.contains(&Kind::Udev) {
-        return None;
-    }
     let directory = match state_dir::make_runtime() {
         Ok(directory) => directory?,
         Err(problem) => {

@@ -60,6 +60,14 @@ impl Devices {
         self.listed(port, READ_LIMIT)?.ok().map(Box::new)
     }
 
+    /// Reads the device with an address on a bus; none where there is none, or it cannot be read in time.
+    #[cfg(feature = "libusb")]
+    pub fn find(&mut self, (bus, address): (u8, u8)) -> Option<Box<Reading>> {
+        let ports = self.sysfs.ports().ok()?;
+        let mut on_bus = ports.into_iter().filter(|port| port.bus == bus);
+        on_bus.find_map(|port| self.read_port(port).filter(|reading| reading.address == address))
+    }
+
     /// Devices that could be read after they were told of.
     pub fn late(&mut self) -> Vec<Reading> {
         while self.next_done(|_| false).is_some() {}

@@ -242,7 +242,7 @@ impl Supervisor {
     }
 
     fn is_supervised(&self) -> bool {
-        self.source.is_live() && !self.is_finishing
+        self.options.chain[self.active].is_of_the_bus() && !self.is_finishing
     }
 
     /// What happens because of the time.
