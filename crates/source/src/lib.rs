@@ -20,6 +20,7 @@ mod events;
 mod kill_point;
 #[cfg(target_os = "linux")]
 mod linux;
+mod nusb;
 mod poll;
 mod position;
 mod recording;
@@ -41,4 +42,6 @@ pub use simulate::Simulation;
 pub use source::{Interrupter, Kind, OpenError, Options, Source, SourceError, Wire};
 pub use watch::{Batch, Watch};
 
-use source::{Closed, Started};
+#[cfg(target_os = "linux")]
+use source::Closed;
+use source::Started;

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 #[cfg(target_os = "linux")]
 use crate::Reception;
-use crate::{Counters, Position, RecordingError, Simulation, poll, recording, simulate};
+use crate::{Counters, Position, RecordingError, Simulation, nusb, poll, recording, simulate};
 
 /// Observations waiting to be taken, at most; further ones wait where they come from.
 const WAITING_MAX: usize = 1024;
@@ -25,6 +25,8 @@ pub enum Kind {
     Auto,
     /// Kernel uevents and sysfs (Linux).
     Uevent,
+    /// The operating system's notifications, through the library nusb.
+    Nusb,
     /// Enumeration at [`Options::interval`].
     Poll,
     /// A recording, as fast as it is taken, on the clock it was recorded by.
@@ -100,6 +102,9 @@ pub enum OpenError {
     /// This operating system has no such source.
     #[error("there is no {0} source on this operating system")]
     Unavailable(SourceName),
+    /// The operating system takes no listener.
+    #[error("the operating system's notifications cannot be had: {0}")]
+    Nusb(io::Error),
     /// No more threads can be had.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -145,6 +150,13 @@ impl Default for Options {
     }
 }
 
+impl Kind {
+    /// What this operating system has, the best first.
+    pub fn system() -> Vec<Self> {
+        if cfg!(target_os = "linux") { vec![Self::Uevent, Self::Poll] } else { vec![Self::Nusb, Self::Poll] }
+    }
+}
+
 impl Source {
     /// Opens a source. From now on nothing is missed; nothing is told before [`Self::start`]. Its first act is a scan,
     /// so that what was there before is known.
@@ -170,7 +182,14 @@ impl Source {
             #[cfg(not(target_os = "linux"))]
             Kind::Uevent => return Err(OpenError::Unavailable(SourceName::Uevent)),
             #[cfg(not(target_os = "linux"))]
-            Kind::Auto => source.start_poll(started)?,
+            Kind::Auto => match nusb::listen() {
+                Ok(watch) => source.start_nusb(started, watch)?,
+                Err(error) => {
+                    source.start_poll(started)?;
+                    source.description += &format!(" ({error})");
+                }
+            },
+            Kind::Nusb => source.start_nusb(started, nusb::listen()?)?,
             Kind::Poll => source.start_poll(started)?,
             Kind::Replay(file) => {
                 (source.name, source.is_live) = (SourceName::Replay, false);
@@ -231,6 +250,12 @@ impl Source {
         self.observing = Some(observing);
         self.name = SourceName::Uevent;
         self.description = format!("kernel uevents, with a receive buffer of {}", binary_size(granted));
+        Ok(())
+    }
+
+    fn start_nusb(&mut self, started: Started, watch: nusb::Watch) -> Result<(), OpenError> {
+        (self.name, self.description) = (SourceName::Nusb, nusb::DESCRIPTION.to_owned());
+        self.wake = Some(nusb::spawn(started, watch).map_err(OpenError::Thread)?);
         Ok(())
     }
 

@@ -80,17 +80,20 @@ fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
 /// The sources the configuration asks for that this version has, in order.
 fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
     let names = match &config.source.chain {
-        Chain::Auto => return Ok(vec![Kind::Uevent, Kind::Poll]),
+        Chain::Auto => return Ok(Kind::system()),
         Chain::Only(names) => names,
     };
     let known = names.iter().filter_map(|name| match name {
         SourceName::Uevent => Some(Kind::Uevent),
         SourceName::Poll => Some(Kind::Poll),
-        SourceName::Libusb | SourceName::Udev | SourceName::Nusb => None,
+        SourceName::Nusb => Some(Kind::Nusb),
+        SourceName::Libusb | SourceName::Udev => None,
     });
     let known: Vec<Kind> = known.collect();
     if known.is_empty() {
-        return Err(Failure::unavailable("source.chain: this version has only the sources uevent and poll"));
+        return Err(Failure::unavailable(
+            "source.chain: this version has only the sources uevent, nusb and poll",
+        ));
     }
     Ok(known)
 }

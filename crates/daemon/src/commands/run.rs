@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Batch, Reception, Source, has_usb};
+use autoweave_usb_source::{Batch, Source, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
 use crate::config::{Config, Loaded};
 use crate::exit::Failure;
-use crate::held::{self, Held};
+use crate::held::{self, Held, Reception};
 use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
 use crate::logging::{self, Logging};
 use crate::pipeline::{self, Parts, Pipeline, Step, tell_set_aside};
@@ -109,7 +109,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
 /// The source on what is held, or the first that can be opened.
 fn open_source(config: &Config, held: Option<(Reception, Held)>) -> Result<(Source, Option<Held>), Failure> {
     let Some((reception, held)) = held else { return Ok((super::open_source(config)?, None)) };
-    let source = Source::with_reception(reception, config.monitoring.interval);
+    let source = held::source(reception, config.monitoring.interval);
     Ok((source.map_err(Failure::unavailable)?, Some(held)))
 }
 

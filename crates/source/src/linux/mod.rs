@@ -14,4 +14,4 @@ pub mod uevent;
 
 pub use observer::{Observing, spawn};
 pub use reception::Reception;
-pub use sysfs::{Sysfs, Unread};
+pub use sysfs::{Sysfs, Unread, descriptors};
