@@ -18,6 +18,7 @@ mod installed;
 mod invariants;
 mod keeper;
 mod kill_points;
+mod nusb;
 mod policy;
 mod poll;
 mod program;

@@ -61,11 +61,11 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
         )
     }));
     findings.push(bus());
-    findings.push(if Kind::system().contains(&Kind::Uevent) {
-        uevents(&loaded)
-    } else {
-        notifications(&loaded)
-    });
+    if Kind::system().contains(&Kind::Uevent) {
+        findings.push(uevents(&loaded));
+    } else if super::chain(&loaded.config).is_ok_and(|chain| chain.contains(&Kind::Nusb)) {
+        findings.push(notifications(&loaded));
+    }
     findings.push(boot_id());
     findings.push(match state_dir::find(arguments.state_dir.as_deref()) {
         Ok(directory) => state(&directory),
