@@ -58,7 +58,7 @@ impl Wine {
             if simulated.len() != EVENTS || !simulated.iter().zip(1..).all(is_numbered) {
                 return Err(format!("not events 1 to {EVENTS}: {simulated:#?}"));
             }
-            let read = lines(&expect(usbd(&["events", "--json", "--state-dir", &state]), 0)?);
+            let read = lines(&expect(usbd(&["events", "--json", "--since=0", "--state-dir", &state]), 0)?);
             if read == simulated {
                 Ok(())
             } else {
