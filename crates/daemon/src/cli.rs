@@ -92,7 +92,7 @@ pub struct Run {
     /// Where to keep the journal
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How to hear of devices: auto, uevent, libusb, udev or poll
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -102,7 +102,7 @@ pub struct Watch {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// How to hear of devices: auto, uevent, libusb, udev or poll
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -174,7 +174,7 @@ pub struct Record {
     /// The recording; it must not exist yet
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// How to hear of devices: auto, uevent, libusb, udev or poll
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::{env, io};
 
 use crate::exit::Failure;
+use crate::places::System;
+use crate::system;
 
-/// The directory that was asked for, else systemd's, else the usual one for root or for a user.
+/// The directory that was asked for, else systemd's, else the usual one of this system.
 pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(asked) = asked {
         return Ok(asked.to_owned());
@@ -16,15 +18,10 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(first) = env::var_os("STATE_DIRECTORY").as_deref().and_then(first_of_list) {
         return Ok(first);
     }
-    if nix::unistd::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/autoweave-usb"));
-    }
-    let home = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = home("XDG_STATE_HOME").or_else(|| Some(home("HOME")?.join(".local/state")));
-    state.map(|state| state.join("autoweave-usb")).ok_or_else(|| {
-        Failure::state(
-            "no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir",
-        )
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    System::HERE.state_directory(system::is_privileged(), variable).ok_or_else(|| {
+        let why = System::HERE.state_variables();
+        Failure::state(format!("no state directory: {why}; name one with --state-dir"))
     })
 }
 

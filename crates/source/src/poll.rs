@@ -1,4 +1,4 @@
-//! The source that works wherever sysfs does: a scan at an interval. What comes and goes between two scans
+//! The source that works wherever the bus can be listed: a scan at an interval. What comes and goes between two scans
 //! is not seen.
 
 use std::collections::BTreeSet;
@@ -13,39 +13,40 @@ use crate::{Counters, clock};
 /// Reads every device that is connected now, hubs first, and says which ports have one that cannot be read.
 ///
 /// # Errors
-/// The bus cannot be listed. A machine without USB is no error.
-#[cfg(target_os = "linux")]
+/// The bus cannot be listed. On Linux a machine without USB is no error.
 pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
-    use crate::linux::{Sysfs, Unread};
-
-    let sysfs = Sysfs::new("/sys");
-    let (mut readings, mut unread) = (Vec::new(), BTreeSet::new());
-    for port in sysfs.ports()? {
-        match sysfs.read(port) {
-            Ok(reading) => readings.push(reading),
-            Err(Unread::NotReady) => drop(unread.insert(port)),
-            Err(Unread::Gone) => {}
-        }
-    }
-    Ok((readings, unread))
+    system::enumerate()
 }
 
 /// Whether this machine has USB at all.
+pub fn has_usb() -> bool {
+    system::has_usb()
+}
+
+#[cfg(not(target_os = "linux"))]
+use crate::nusb as system;
+
 #[cfg(target_os = "linux")]
-pub fn has_usb() -> bool {
-    crate::linux::Sysfs::new("/sys").has_bus()
-}
+mod system {
+    use super::*;
+    use crate::linux::{Sysfs, Unread};
 
-/// Enumeration is there for Linux so far.
-#[cfg(not(target_os = "linux"))]
-pub fn has_usb() -> bool {
-    false
-}
+    pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
+        let sysfs = Sysfs::new("/sys");
+        let (mut readings, mut unread) = (Vec::new(), BTreeSet::new());
+        for port in sysfs.ports()? {
+            match sysfs.read(port) {
+                Ok(reading) => readings.push(reading),
+                Err(Unread::NotReady) => drop(unread.insert(port)),
+                Err(Unread::Gone) => {}
+            }
+        }
+        Ok((readings, unread))
+    }
 
-/// Enumeration is there for Linux so far.
-#[cfg(not(target_os = "linux"))]
-pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
-    Err(io::ErrorKind::Unsupported.into())
+    pub fn has_usb() -> bool {
+        Sysfs::new("/sys").has_bus()
+    }
 }
 
 /// Starts polling.

@@ -20,6 +20,7 @@ mod keeper;
 mod kill_points;
 mod libusb;
 mod notify;
+mod nusb;
 mod policy;
 mod poll;
 mod program;

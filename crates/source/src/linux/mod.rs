@@ -18,4 +18,4 @@ pub use devices::Devices;
 pub use namespace::hears_uevents;
 pub use observer::{Observing, spawn};
 pub use reception::Reception;
-pub use sysfs::{Sysfs, Unread};
+pub use sysfs::{Sysfs, Unread, descriptors};

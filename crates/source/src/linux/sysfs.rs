@@ -103,14 +103,13 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
     let address = byte("devnum", 10).ok_or_else(not_there)?;
     let (vendor_id, product_id) =
         number("idVendor", 16).zip(number("idProduct", 16)).ok_or_else(not_there)?;
-    let descriptors = read_attribute(&directory.join("descriptors"), DESCRIPTORS_BYTES_MAX);
     let reading = Reading {
         class: byte("bDeviceClass", 16),
         speed: text(attribute("speed")).and_then(|speed| Speed::parse(&speed)),
         manufacturer: string(attribute("manufacturer")),
         product: string(attribute("product")),
         serial_number: string(attribute("serial")),
-        descriptors: HexBytes(descriptors.ok_or_else(not_there)?),
+        descriptors: HexBytes(descriptors(directory).ok_or_else(not_there)?),
         configuration: byte("bConfigurationValue", 10),
         interfaces: read_interfaces(directory, port),
         ..Reading::bare(port, address, vendor_id, product_id, None)
@@ -120,6 +119,11 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
         return Err(not_there());
     }
     if reading.is_complete() { Ok(reading) } else { Err(not_there()) }
+}
+
+/// The descriptors of the device in `directory`, as the kernel keeps them.
+pub fn descriptors(directory: &Path) -> Option<Vec<u8>> {
+    read_attribute(&directory.join("descriptors"), DESCRIPTORS_BYTES_MAX)
 }
 
 fn read_interfaces(directory: &Path, port: Port) -> Vec<InterfaceReading> {
