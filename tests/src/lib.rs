@@ -1,4 +1,6 @@
-//! Whole-program tests live in `tests/`, measurements in `src/bin/bench.rs`; this is what both need.
+//! Whole-program tests live in `tests/`, measurements in `src/bin`; this is what both need.
+
+pub mod guest;
 
 use std::fs::File;
 use std::io;

@@ -6,14 +6,17 @@ use std::process::Command;
 use clap::Args;
 
 use crate::step::{command, need, release_binary, run as run_command, step, succeeds};
-use crate::{fuzz, tidy, tools};
+use crate::{fuzz, guest, tidy, tools};
 
 /// Of `cargo xtask test`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Adds what takes long: more cycles in the whole-program tests, and 60 s of each fuzz target
+    /// Adds what takes long: more cycles in the whole-program tests, all tests in the guest, and 60 s of each fuzz target
     #[arg(long)]
     all: bool,
+    /// Only the tests in the guest, all of them
+    #[arg(long, conflicts_with = "all")]
+    guest: bool,
 }
 
 const FUZZ_SECONDS: u32 = 60;
@@ -35,6 +38,11 @@ the tests make mount and network namespaces, which they may not do here. Do one 
 pub fn run(arguments: &Arguments) -> Result<(), String> {
     // Asked before anything is built: the answer changes when our own executable is replaced.
     let daemon = release_binary("autoweave-usbd")?;
+    let guest = guest::Runner::find()?;
+    if arguments.guest {
+        run_command(command(&["cargo", "build", "--release"]))?;
+        return guest.run(&daemon, true);
+    }
     let mut privileges = None;
     step("what the tests need", || {
         components()?;
@@ -54,6 +62,10 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         nextest: succeeds(&["cargo", "nextest", "--version"]),
     };
     plan.commands().into_iter().try_for_each(run_command)?;
+    match guest::install() {
+        Ok(()) => guest.run(&daemon, arguments.all)?,
+        missing => tools::or_skip("the tests in the guest", missing)?,
+    }
     if arguments.all { fuzz::run_all(FUZZ_SECONDS) } else { Ok(()) }
 }
 
@@ -88,6 +100,18 @@ impl Plan<'_> {
         vec![
             command(&["cargo", "fmt", "--all", "--check"]),
             command(&["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            // Left out of `--all-targets`, as no other test is to run them.
+            command(&[
+                "cargo",
+                "clippy",
+                "-p",
+                "autoweave-usb-tests",
+                "--test",
+                "guest",
+                "--",
+                "-D",
+                "warnings",
+            ]),
             command(&["cargo", "build", "--release"]),
             // Before the other tests: a crate without examples closes with "0 passed", and CI takes the last
             // closing line it reads for the whole run's.

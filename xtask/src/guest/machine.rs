@@ -98,7 +98,7 @@ impl Guest {
         .args(["-object", "rng-random,id=random,filename=/dev/urandom"])
         .args(["-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"])
         .args(["-device", "virtio-9p-pci,fsdev=host,mount_tag=host"])
-        .args(["-device", "virtio-serial-pci"]);
+        .args(["-device", "virtio-serial-pci", "-audiodev", "none,id=sound"]);
         let console = format!("file,id=console,path={}", text(&directory.join("console"))?);
         qemu.args(["-chardev", &console, "-serial", "chardev:console"]);
         // Its own monitor is the other end of the guest's port.

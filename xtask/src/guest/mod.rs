@@ -6,6 +6,7 @@
 
 mod machine;
 mod packages;
+mod runner;
 mod session;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use clap::Args;
 use crate::step::need;
 
 pub use machine::Guest;
+pub use runner::Runner;
 
 /// Of `cargo xtask guest`.
 #[derive(Args)]

@@ -1,0 +1,60 @@
+//! A daemon that publishes to a Redis, beside a listener of the kernel's own uevents.
+
+use std::path::Path;
+
+use autoweave_usb_tests::guest::{Daemon, Entry, Kernel, Redis, changes, compare, wait_until};
+use tempfile::TempDir;
+
+pub struct Rig {
+    pub kernel: Kernel,
+    pub redis: Redis,
+    pub state: TempDir,
+    pub daemon: Daemon,
+}
+
+impl Rig {
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::start_under(&[], arguments)
+    }
+
+    /// By way of a command that runs what follows.
+    pub fn start_under(words: &[&str], arguments: &[&str]) -> Self {
+        let (redis, state) = (Redis::start(), tempfile::tempdir().unwrap());
+        open_to_all(state.path());
+        let daemon = Daemon::start_under(words, &redis, state.path(), arguments);
+        Self { kernel: Kernel::listen(), redis, state, daemon }
+    }
+
+    /// Waits until the stream has an entry for every edge that the kernel told, and returns those entries.
+    pub fn wait(&mut self) -> Vec<Entry> {
+        let mut told = Vec::new();
+        wait_until("the stream has what the kernel told", || {
+            told = changes(self.redis.entries());
+            told.len() >= self.kernel.edges().len()
+        });
+        told
+    }
+
+    /// [`Self::finish_scanning`], where no scan may have been faster than the source.
+    pub fn finish(self) -> Vec<Entry> {
+        let told = self.finish_scanning();
+        for entry in &told {
+            assert_eq!(entry.get("reason"), "hotplug", "{entry:?}");
+        }
+        told
+    }
+
+    /// [`Self::wait`]; then stops the daemon and checks that the stream has what the kernel told, and nothing else.
+    pub fn finish_scanning(mut self) -> Vec<Entry> {
+        self.wait();
+        self.daemon.stop();
+        let told = changes(self.redis.entries());
+        compare(&self.kernel.edges(), &told);
+        told
+    }
+}
+
+pub fn open_to_all(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777)).unwrap();
+}
