@@ -23,12 +23,19 @@ pub fn has_usb() -> bool {
     system::has_usb()
 }
 
+/// The device nodes that drivers have made for the device in `port`, sorted: `/dev/sda`, `/dev/hidraw0`. None on other
+/// systems than Linux.
+pub fn nodes(port: Port) -> Vec<String> {
+    system::nodes(port)
+}
+
 #[cfg(not(target_os = "linux"))]
 use crate::nusb as system;
 
 #[cfg(target_os = "linux")]
 mod system {
     use super::*;
+    pub use crate::linux::nodes;
     use crate::linux::{Sysfs, Unread};
 
     pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {

@@ -1,6 +1,8 @@
 //! Devices of QEMU, of every kind it has: what they are is what the stream says they are.
 
-use autoweave_usb_tests::guest::{Entry, Qmp, wait_until};
+use std::path::Path;
+
+use autoweave_usb_tests::guest::{Entry, Kernel, Qmp, executable, load, run, wait_until};
 use serde_json::{Value, json};
 
 use crate::rig::Rig;
@@ -132,6 +134,40 @@ fn each_kind_is_told_as_what_it_is() {
     for (kind, pair) in KINDS.iter().zip(told.chunks(2)) {
         assert_eq!(pair[1].get("action"), "detach");
         check(kind, &pair[1]);
+    }
+}
+
+/// What drivers make for each kind; a disk is found after a second.
+#[test]
+fn device_nodes_are_shown_once_they_exist() {
+    let mut qmp = Qmp::open();
+    load(&["usbhid", "hid_generic", "evdev", "usb_storage", "sd_mod", "ftdi_sio", "snd_usb_audio"]);
+    let mut kernel = Kernel::listen();
+    for (driver, nodes) in [
+        ("usb-kbd", &["/dev/hidraw", "/dev/input/event"][..]),
+        ("usb-storage", &["/dev/sd"]),
+        ("usb-serial", &["/dev/ttyUSB"]),
+        ("usb-audio", &["/dev/snd/pcm"]),
+    ] {
+        let mut properties = properties(&mut qmp, driver);
+        properties["bus"] = "xhci0.0".into();
+        let id = qmp.plug(driver, properties);
+        kernel.wait_for("bind", 1);
+        wait_until(&format!("{driver} has its nodes"), || {
+            let devices = run(&[executable().to_str().unwrap(), "devices", "--json"]);
+            let mut devices = devices.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let device = devices.find(|device| device["serial_number"] == serial(driver).as_str()).unwrap();
+            let shown: Vec<&str> = device["device_nodes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|node| node.as_str().unwrap())
+                .collect();
+            assert!(shown.iter().all(|node| Path::new(node).exists()), "{driver}: {shown:?}");
+            nodes.iter().all(|node| shown.iter().any(|shown| shown.starts_with(node)))
+        });
+        qmp.unplug(&id);
+        kernel.wait_for("remove", 1);
     }
 }
 

@@ -6,6 +6,7 @@ mod log;
 mod mapping;
 mod namespace;
 mod netlink;
+mod nodes;
 mod observer;
 mod readers;
 mod receiver;
@@ -16,6 +17,7 @@ pub mod uevent;
 
 pub use devices::Devices;
 pub use namespace::hears_uevents;
+pub use nodes::nodes;
 pub use observer::{Observing, spawn};
 pub use reception::Reception;
 pub use sysfs::{Sysfs, Unread, descriptors};

@@ -161,7 +161,7 @@ fn read_interface(directory: &Path) -> Option<InterfaceReading> {
 const PAGE_BYTES: usize = 4096;
 
 /// At most `limit` bytes of an attribute; none when it is missing or cannot be read.
-fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
+pub fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
     let mut bytes = Vec::new();
     while bytes.len() < limit {

@@ -72,6 +72,12 @@ pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
     Ok((readings, BTreeSet::new()))
 }
 
+/// No system but Linux says which these are.
+#[cfg(not(target_os = "linux"))]
+pub fn nodes(_: autoweave_usb_device::Port) -> Vec<String> {
+    Vec::new()
+}
+
 /// Whether this machine has a USB host controller.
 #[cfg_attr(target_os = "linux", allow(dead_code, reason = "sysfs tells more there"))]
 pub fn has_usb() -> bool {
