@@ -23,6 +23,7 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// In CI, what cannot be installed and why.
 pub fn install() -> Result<(), String> {
     let directory = target_directory()?.join("test-tools");
+    or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
     or_skip("the tests with Valkey", valkey(&directory.join("valkey")))?;
     or_skip("the tests with a consumer in Node", node(&directory.join("node")))
 }

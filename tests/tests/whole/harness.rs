@@ -54,6 +54,9 @@ pub fn executable() -> PathBuf {
     path
 }
 
+/// In a user namespace of its own a daemon would poll, until it hears the first uevent that the bus sends.
+const UEVENT: (&str, &str) = ("AUTOWEAVE_USB__SOURCE__CHAIN", "uevent");
+
 /// A command line of the daemon in an environment with nothing in it but `env`: what the machine has
 /// configured does not count.
 pub fn command(env: &[(&str, &str)]) -> Command {
@@ -65,9 +68,17 @@ fn command_of(program: &Path, env: &[(&str, &str)]) -> Command {
     command
         .env_clear()
         .env("AUTOWEAVE_USB_CONFIG", "/dev/null")
+        .envs(is_in_user_namespace().then_some(UEVENT))
         .envs(env.iter().copied())
         .stdin(Stdio::null());
     command
+}
+
+/// Whether the tests are run under `unshare -Ur`.
+pub fn is_in_user_namespace() -> bool {
+    let namespace = fs::read_link("/proc/self/ns/user").unwrap();
+    // PROC_USER_INIT_INO, include/linux/proc_ns.h.
+    namespace != Path::new("user:[4026531837]")
 }
 
 /// A running daemon. Dropping it kills it, and shows its log if the test failed.
