@@ -18,7 +18,7 @@ use autoweave_usb_device::{Observation, SourceName};
 pub use interrupter::{Interrupter, Nudge};
 use standby::{Progress, Standby};
 
-use crate::source::{OpenError, OpenErrors, Options, Source, SourceError, Wire};
+use crate::source::{OpenErrors, Options, Source, SourceError, Wire};
 use crate::{Counters, Position};
 
 /// A source scans at every interval. One of which nothing is heard for twice as long and this has ended.
@@ -112,9 +112,9 @@ impl Supervisor {
     /// Takes up where the holder of a reception had it; `options.chain` begins with [`Kind::Uevent`].
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// See [`crate::OpenError`].
     #[cfg(target_os = "linux")]
-    pub fn with_reception(reception: crate::Reception, options: Options) -> Result<Self, OpenError> {
+    pub fn with_reception(reception: crate::Reception, options: Options) -> Result<Self, crate::OpenError> {
         let standbys = Standby::all(&options.chain);
         let source = Source::with_reception(reception, &options)?;
         Ok(Self::with(source, 0, standbys, options))
