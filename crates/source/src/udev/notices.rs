@@ -32,7 +32,7 @@ const HEARD_MAX: usize = 4096;
 const DATAGRAMS_MAX: usize = 1024;
 
 /// How often to look whether the socket's file is still there, and into the spool, at least.
-const LOOK_AGAIN_MS: u16 = 1000;
+const LOOK_AGAIN_MS: u16 = 5000;
 
 /// The socket and the spool; see the module's description. Dropping it closes it.
 #[derive(Debug)]
