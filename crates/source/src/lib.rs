@@ -49,7 +49,7 @@ pub use notice::{
     NOTICE_SOCKET, Notice, NoticeAction, NoticeArgumentError, NoticeArguments, NoticeError, SPOOL_DIRECTORY,
     SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX,
 };
-pub use poll::{enumerate, has_usb};
+pub use poll::{enumerate, has_usb, nodes};
 pub use position::Position;
 pub use recording::{RecordError, Recorder, RecordingError};
 pub use simulate::Simulation;

@@ -23,6 +23,12 @@ pub fn has_usb() -> bool {
     system::has_usb()
 }
 
+/// The device nodes of the device in `port` that are there now, `/dev/bus/usb/001/005` and `/dev/ttyUSB0` for one;
+/// where there is no sysfs, none.
+pub fn nodes(port: Port) -> Vec<String> {
+    system::nodes(port)
+}
+
 #[cfg(not(target_os = "linux"))]
 use crate::nusb as system;
 
@@ -42,6 +48,10 @@ mod system {
             }
         }
         Ok((readings, unread))
+    }
+
+    pub fn nodes(port: Port) -> Vec<String> {
+        Sysfs::new("/sys").nodes(port)
     }
 
     pub fn has_usb() -> bool {

@@ -6,6 +6,7 @@ mod log;
 mod mapping;
 mod namespace;
 mod netlink;
+mod nodes;
 mod observer;
 mod readers;
 mod receiver;

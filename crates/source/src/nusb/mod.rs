@@ -77,3 +77,9 @@ pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
 pub fn has_usb() -> bool {
     ::nusb::list_buses().wait().is_ok_and(|mut buses| buses.next().is_some())
 }
+
+/// There are none that a program could open by a path.
+#[cfg(not(target_os = "linux"))]
+pub fn nodes(_: Port) -> Vec<String> {
+    Vec::new()
+}
