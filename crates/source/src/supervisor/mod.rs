@@ -67,7 +67,7 @@ impl fmt::Display for Switch {
         match why {
             Some(why) if from == to => write!(f, "the source {from} failed ({why}) and was opened anew"),
             Some(why) => write!(f, "the source {from} failed ({why}): {to} takes over"),
-            None => write!(f, "the source {to} works again and takes over from {from}"),
+            None => write!(f, "the source {to} works and takes over from {from}"),
         }
     }
 }
@@ -197,8 +197,8 @@ impl Supervisor {
         if let Some(verdict) = self.health.verdict.take() {
             return Some(self.fail(verdict));
         }
-        if let Some(wire) = self.source.next(Duration::ZERO) {
-            return Some(self.pass(wire));
+        if let Some(wire) = self.source.next(Duration::ZERO).and_then(|wire| self.pass(wire)) {
+            return Some(wire);
         }
         let until = Instant::now().checked_add(timeout);
         loop {
@@ -206,10 +206,10 @@ impl Supervisor {
             if let Some(wire) = self.look_around(now) {
                 return Some(wire);
             }
-            let look_at = self.look_at().into_iter().chain(until).min();
+            let look_at = self.look_at(now).into_iter().chain(until).min();
             let wait = look_at.map_or(timeout, |at| at.saturating_duration_since(now));
-            if let Some(wire) = self.source.next(wait) {
-                return Some(self.pass(wire));
+            if let Some(wire) = self.source.next(wait).and_then(|wire| self.pass(wire)) {
+                return Some(wire);
             }
             if until.is_some_and(|until| Instant::now() >= until) {
                 return None;
@@ -225,7 +225,7 @@ impl Supervisor {
                 standby.something_happened();
             }
         }
-        if !self.is_supervised() || self.options.chain[self.active].looks() {
+        if !self.is_supervised() || self.looks() {
             return;
         }
         match (has_heard, edges) {
@@ -258,11 +258,14 @@ impl Supervisor {
             Some(_) => return None,
             None => {}
         }
-        let looks = self.options.chain[self.active].looks();
+        let looks = self.looks();
         for index in 0..self.active {
             let progress = self.standbys[index].try_out(&self.options, &self.interrupter, looks, now);
+            let may_hear = self.standbys[..index].iter().any(Standby::is_on_trial);
             match progress {
                 Progress::Waits => {}
+                // A better one is about to tell the same.
+                Progress::Works if looks && may_hear && !self.standbys[index].has_waited(now) => {}
                 Progress::Works if looks => {
                     return self.standbys[index].take_trial().map(|trial| self.adopt_trial(index, trial));
                 }
@@ -277,11 +280,11 @@ impl Supervisor {
     }
 
     /// When there is something to look at, at the latest.
-    fn look_at(&self) -> Option<Instant> {
+    fn look_at(&self, now: Instant) -> Option<Instant> {
         if !self.is_supervised() {
             return None;
         }
-        let trials = self.standbys[..self.active].iter().filter_map(Standby::look_at);
+        let trials = self.standbys[..self.active].iter().filter_map(|standby| standby.look_at(now));
         let leaving = self.leaving.map(|(_, until)| until);
         trials.chain(self.health.deadline).chain(leaving).min()
     }
@@ -307,24 +310,34 @@ impl Supervisor {
         None
     }
 
-    /// What the taker gets of what came from the active source.
-    fn pass(&mut self, wire: Wire) -> Wire {
+    fn looks(&self) -> bool {
+        self.options.chain[self.active].looks()
+    }
+
+    /// What the taker gets of what came from the active source, if anything.
+    fn pass(&mut self, wire: Wire) -> Option<Wire> {
         match wire {
             Wire::Observed(observed) => {
                 self.health.is_alive = true;
                 self.health.has_heard |= !matches!(observed.observation, Observation::Scan { .. });
-                Wire::Observed(observed)
+                if !self.looks() || !self.is_supervised() {
+                    return Some(Wire::Observed(observed));
+                }
+                // A scan may show what came of edges that were heard on trial, and are to be told.
+                let switch = self.look_around(Instant::now());
+                let is_heard = self.standbys[..self.active].iter().any(Standby::has_heard);
+                if switch.is_some() || is_heard { switch } else { Some(Wire::Observed(observed)) }
             }
             Wire::ScanFailed(error) => {
                 self.health.is_alive = true;
-                Wire::ScanFailed(error)
+                Some(Wire::ScanFailed(error))
             }
-            Wire::Failed(error) if self.is_supervised() => self.fail(error),
-            Wire::Ended if self.is_supervised() => match self.leaving {
+            Wire::Failed(error) if self.is_supervised() => Some(self.fail(error)),
+            Wire::Ended if self.is_supervised() => Some(match self.leaving {
                 Some((index, _)) => self.come_back(index),
                 None => self.fail(SourceError::Ended),
-            },
-            other => other,
+            }),
+            other => Some(other),
         }
     }
 
