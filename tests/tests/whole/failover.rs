@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use autoweave_usb_testbus::Device;
 use nix::mount::{MsFlags, mount};
@@ -203,6 +203,22 @@ impl Fault {
     fn wait_for_switch(&self, daemon: &Daemon) {
         daemon.wait_for_log(&format!("the source {} failed ({}", self.from(), self.why));
         daemon.wait_for_log(&format!("{} takes over", self.to));
+    }
+
+    /// How long after the fault the log says that another source takes over, and that one tells something.
+    fn measure(self) -> [Duration; 2] {
+        let (daemon, flow, socket) = self.begin();
+        let struck = Instant::now();
+        (self.strike)(&daemon, &socket);
+        self.wait_for_switch(&daemon);
+        let switched = struck.elapsed();
+        let switch = format!("{} takes over", self.to);
+        daemon.wait_until("the other tells something", || {
+            daemon.log().split_once(&switch).is_some_and(|(_, rest)| rest.contains(" seq="))
+        });
+        let told = struck.elapsed();
+        flow.end();
+        [switched, told]
     }
 
     /// The source fails, and the next one takes over.
@@ -440,6 +456,9 @@ fn on_the_way_back_from_poll_no_edge_is_lost() {
 
 #[test]
 fn what_hears_nothing_gives_way_and_comes_back_when_it_hears() {
+    if !fault::is_possible() {
+        return;
+    }
     let mut machine = Machine::new();
     let daemon = start(&machine, "uevent,libusb,poll");
     for (from, ports) in [("uevent", ["1-5", "1-6"]), ("libusb", ["1-7", "1-8"])] {
@@ -470,4 +489,36 @@ pub fn wait_for_last(daemon: &Daemon, machine: &Machine) {
         let last = events.last().unwrap();
         last["action"] == "detach" && number(last) == events.iter().filter_map(number).max()
     });
+}
+
+/// `cargo test -p autoweave-usb-tests --test whole how_long -- --ignored --nocapture`, on a quiet machine.
+#[test]
+#[ignore = "it measures"]
+fn how_long_a_failover_takes() {
+    const RUNS: usize = 5;
+    let [receiver, observer, libusb, udev, poll] = SILENT_ONES;
+    println!("scans every {} ms; median [least–most] of {RUNS} runs, in ms", INTERVAL.1);
+    for (name, fault) in [
+        ("uevent socket fails", UEVENT),
+        ("uevent socket closed", UEVENT_CLOSED),
+        ("uevent socket mute", UEVENT_MUTE),
+        ("libusb socket mute", LIBUSB_MUTE),
+        ("libusb event thread gone", LIBUSB_UNHANDLED),
+        ("helper's socket unlinked", UDEV_UNLINKED),
+        ("helper's socket fails", UDEV_BROKEN),
+        ("usb-receive gone", receiver),
+        ("usb-observe of uevent gone", observer),
+        ("usb-observe of libusb gone", libusb),
+        ("usb-observe of udev gone", udev),
+        ("usb-poll gone", poll),
+    ] {
+        let runs: Vec<_> =
+            (0..RUNS).map(|_| thread::spawn(move || fault.measure()).join().unwrap()).collect();
+        let of = |index: usize| {
+            let mut ms: Vec<_> = runs.iter().map(|run| run[index].as_millis()).collect();
+            ms.sort_unstable();
+            format!("{} [{}–{}]", ms[RUNS / 2], ms[0], ms[RUNS - 1])
+        };
+        println!("{name}: switched {}, told {}", of(0), of(1));
+    }
 }

@@ -6,6 +6,8 @@ use std::fs;
 use nix::libc;
 use nix::unistd::Pid;
 
+use crate::program::{NOBODY, has_user};
+
 /// `NETLINK_KOBJECT_UEVENT` (include/uapi/linux/netlink.h).
 const UEVENT_PROTOCOL: &str = "15";
 
@@ -20,13 +22,18 @@ pub enum Instead {
     Closed,
 }
 
-/// Whether faults can be put into processes on this machine. Says so where not.
+/// Whether faults can be put into processes here, and sources that hear are what a daemon begins with. Says so where
+/// not.
 pub fn is_possible() -> bool {
-    let is_possible = cfg!(target_arch = "x86_64");
-    if !is_possible {
+    let is_inserted = cfg!(target_arch = "x86_64");
+    if !is_inserted {
         eprintln!("SKIPPED: system calls are put into other processes on x86_64 only");
     }
-    is_possible
+    let hears = has_user(NOBODY);
+    if !hears {
+        eprintln!("SKIPPED: in a user namespace of its own a daemon begins with poll");
+    }
+    is_inserted && hears
 }
 
 /// The thread of `pid` that is called `name`.

@@ -14,6 +14,8 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::program::{NOBODY, has_user};
+
 /// How long anything may take before it counts as never. Only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -121,6 +123,10 @@ impl Daemon {
         let mut command = command_of(program, &[]);
         command.env("RUNTIME_DIRECTORY", log_directory.path()).envs(env.iter().copied());
         command.arg("run").arg("--state-dir").arg(state).args(arguments).stdout(Stdio::null()).stderr(stderr);
+        // In a user namespace of its own it would poll until it has heard a uevent; the bus sends them there as well.
+        if !has_user(NOBODY) && !arguments.contains(&"--source") {
+            command.args(["--source", "uevent"]);
+        }
         let child = command.spawn().expect("the daemon is an executable");
         Self { child, log, _log_directory: log_directory, ended: false }
     }
