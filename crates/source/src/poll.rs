@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::mpsc;
 use std::thread::{self, Thread};
+use std::time::Instant;
 
 use autoweave_usb_device::{Observation, Observed, Port, Reading, SourceName};
 
@@ -35,6 +37,7 @@ use crate::nusb as system;
 #[cfg(target_os = "linux")]
 mod system {
     use super::*;
+    pub use crate::linux::Devices as Bus;
     use crate::linux::{Sysfs, Unread};
 
     pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
@@ -61,18 +64,40 @@ mod system {
 
 /// Starts polling.
 pub fn spawn(started: Started) -> io::Result<Thread> {
-    let thread = thread::Builder::new().name("usb-poll".to_owned()).spawn(move || {
-        let mut number = 0;
-        while !started.is_stopped() && !started.is_finishing() && scan(&started, &mut number).is_ok() {
-            thread::park_timeout(started.interval);
-        }
-        let _ = started.wire.send(Wire::Ended);
-    })?;
+    let (sender, opened) = mpsc::sync_channel(1);
+    let thread =
+        thread::Builder::new().name("usb-poll".to_owned()).spawn(move || {
+            match system::Bus::open(&started.counters) {
+                Ok(bus) => {
+                    let _ = sender.send(Ok(()));
+                    poll(&started, bus);
+                }
+                Err(error) => drop(sender.send(Err(error))),
+            }
+        })?;
+    opened.recv().unwrap_or_else(|_| Err(io::Error::other("it ended at once")))?;
     Ok(thread.thread().clone())
 }
 
-fn scan(started: &Started, number: &mut u64) -> Result<(), Closed> {
-    match enumerate() {
+fn poll(started: &Started, mut bus: system::Bus) {
+    let mut number = 0;
+    let mut next_scan = Instant::now();
+    while !started.is_stopped() && !started.is_finishing() {
+        let pause = next_scan.saturating_duration_since(Instant::now());
+        if !pause.is_zero() {
+            thread::park_timeout(pause);
+            continue;
+        }
+        if scan(started, &mut bus, &mut number).is_err() {
+            return;
+        }
+        next_scan = Instant::now() + started.interval;
+    }
+    let _ = started.wire.send(Wire::Ended);
+}
+
+fn scan(started: &Started, bus: &mut system::Bus, number: &mut u64) -> Result<(), Closed> {
+    match bus.list() {
         Ok((readings, except)) => {
             *number += 1;
             Counters::add(&started.counters.unreadable, except.len() as u64);

@@ -83,3 +83,24 @@ pub fn has_usb() -> bool {
 pub fn nodes(_: Port) -> Vec<String> {
     Vec::new()
 }
+
+/// What is polled.
+#[cfg(not(target_os = "linux"))]
+pub struct Bus;
+
+#[cfg(not(target_os = "linux"))]
+impl Bus {
+    /// # Errors
+    /// None; it can fail on Linux.
+    pub fn open(_: &std::sync::Arc<crate::Counters>) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// See [`enumerate`].
+    ///
+    /// # Errors
+    /// The system does not list them.
+    pub fn list(&mut self) -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
+        enumerate()
+    }
+}
