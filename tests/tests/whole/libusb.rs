@@ -182,12 +182,16 @@ fn a_libusb_that_has_gone_deaf_is_opened_anew() {
     let state = StateDir::new();
     let env = [QUICK, &[("AUTOWEAVE_USB__MONITORING__INTERVAL", "100")]].concat();
     let daemon = start(&bus, &state, &env, "libusb");
-    for port in ["1-1", "1-2"] {
+    daemon.wait_until("it is found to be deaf", || {
         // No uevent: for libusb that is as if its socket were gone.
-        bus.plug_silent(port, &Device::receiver()).unwrap();
+        bus.plug_silent("1-1", &Device::receiver()).unwrap();
         settle(&daemon, &state, &bus);
-    }
-    daemon.wait_for_log("the source libusb failed (it does not hear what scans find) and was opened anew");
+        bus.unplug_silent("1-1").unwrap();
+        settle(&daemon, &state, &bus);
+        daemon
+            .log()
+            .contains("the source libusb failed (it does not hear what scans find) and was opened anew")
+    });
     bus.plug("1-3", &Device::receiver()).unwrap();
     settle(&daemon, &state, &bus);
     daemon.stop();
