@@ -22,6 +22,7 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// # Errors
 /// In CI, what cannot be installed and why.
 pub fn install() -> Result<(), String> {
+    or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
     or_skip("the tests with Valkey", valkey(&target_directory()?.join("test-tools/valkey")))?;
     or_skip("the tests with a consumer in Node", node().map(drop))
 }

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
     if let Some(code) = commands::notify::as_helper() {
         return code;
     }

@@ -1,7 +1,6 @@
 //! Where the journal is kept, and where the daemon can be spoken to while it runs.
 
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, io};
 
@@ -25,12 +24,16 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     })
 }
 
-/// The directory of `notify.sock`: systemd's, else the usual one for root or for a user. None where a user has none.
+/// The directory of `notify.sock`: systemd's, else the usual one for root or for a user. None where a user has none,
+/// and on systems without udev.
 pub fn runtime() -> Option<PathBuf> {
     if let Some(first) = env::var_os("RUNTIME_DIRECTORY").as_deref().and_then(first_of_list) {
         return Some(first);
     }
-    if nix::unistd::geteuid().is_root() {
+    if System::HERE != System::Linux {
+        return None;
+    }
+    if system::is_privileged() {
         return Some(PathBuf::from("/run/autoweave-usb"));
     }
     let session = env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty())?;
@@ -44,8 +47,11 @@ pub fn runtime() -> Option<PathBuf> {
 pub fn make_runtime() -> Result<Option<PathBuf>, Failure> {
     let Some(directory) = runtime() else { return Ok(None) };
     // Root's is everybody's to look into; the socket has a mode of its own.
-    let mode = if nix::unistd::geteuid().is_root() { 0o755 } else { 0o750 };
-    match DirBuilder::new().mode(mode).create(&directory) {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "the mode is Unix's"))]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, if system::is_privileged() { 0o755 } else { 0o750 });
+    match builder.create(&directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Failure::unavailable(format!("{}: {error}", directory.display())))
         }

@@ -388,11 +388,12 @@ impl Source {
         String::new()
     }
 
-    /// The number of the last message that an earlier daemon has left with the receiver.
-    pub(crate) fn inherited(&self) -> u64 {
+    /// Leaves out what its receiver was left with while another source told, and returns the number of the last of it.
+    /// Before [`Self::start`].
+    pub(crate) fn forget(&self) -> u64 {
         #[cfg(target_os = "linux")]
         if let Some(observing) = &self.observing {
-            return observing.ring.inherited();
+            return observing.forget();
         }
         0
     }

@@ -157,12 +157,8 @@ fn device_nodes_are_shown_once_they_exist() {
             let devices = run(&[executable().to_str().unwrap(), "devices", "--json"]);
             let mut devices = devices.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             let device = devices.find(|device| device["serial_number"] == serial(driver).as_str()).unwrap();
-            let shown: Vec<&str> = device["device_nodes"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|node| node.as_str().unwrap())
-                .collect();
+            let shown: Vec<&str> =
+                device["nodes"].as_array().unwrap().iter().map(|node| node.as_str().unwrap()).collect();
             assert!(shown.iter().all(|node| Path::new(node).exists()), "{driver}: {shown:?}");
             nodes.iter().all(|node| shown.iter().any(|shown| shown.starts_with(node)))
         });

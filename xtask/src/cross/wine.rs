@@ -77,7 +77,7 @@ impl Wine {
     }
 
     fn command(&self, program: &Path, words: &[&str]) -> Command {
-        let mut command = command(&["timeout", "--signal=KILL", PATIENCE, WINE]);
+        let mut command = command(&["timeout", "--foreground", "--signal=KILL", PATIENCE, WINE]);
         command.arg(program).args(words).stdin(Stdio::null());
         // Everything that Wine makes is to be in one place.
         command.env("WINEPREFIX", self.directory.join("prefix")).env("HOME", &self.directory);
@@ -105,7 +105,7 @@ fn lines(output: &Output) -> Vec<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-/// Wine makes a Ctrl-C of the SIGINT that timeout(1) passes on.
+/// Wine makes a Ctrl-C of the SIGINT that timeout(1) passes on: once, in the foreground, or twice.
 fn stop_at_interrupt(mut command: Command) -> Result<(), String> {
     let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
     let stderr = child.stderr.take().expect("it was asked for");

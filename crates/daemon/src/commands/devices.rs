@@ -10,13 +10,12 @@ use crate::cli::{Common, Devices};
 use crate::exit::Failure;
 use crate::show;
 
-/// As `--json` shows a device.
+/// A device, and what can be opened of it.
 #[derive(Serialize)]
-struct Present<'a> {
+struct Connected<'a> {
     #[serde(flatten)]
     device: &'a Device,
-    /// What drivers have made in `/dev` for it by now.
-    device_nodes: Vec<String>,
+    nodes: Vec<String>,
 }
 
 pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
@@ -34,8 +33,8 @@ pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
         anstream::eprintln!("autoweave-usbd: the device in {port} cannot be read and is not shown");
     }
     if arguments.json {
-        let present = |device| Present { device, device_nodes: nodes(Device::port(device)) };
-        return devices.into_iter().map(present).try_for_each(|present| super::print_json(&present));
+        let connected = |device| Connected { device, nodes: nodes(Device::port(device)) };
+        return devices.into_iter().map(connected).try_for_each(|connected| super::print_json(&connected));
     }
     if devices.is_empty() && !has_usb() {
         anstream::eprintln!("this machine has no USB bus; try `autoweave-usbd simulate --json`");

@@ -4,6 +4,7 @@ mod check;
 mod devices;
 mod events;
 mod health;
+#[cfg(target_os = "linux")]
 pub mod notify;
 mod record;
 mod run;
@@ -47,6 +48,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Health) => health::run(&common),
         Some(Command::Check(check)) => check::run(&common, &check),
         Some(Command::Record(record)) => record::run(&common, &record),
+        #[cfg(target_os = "linux")]
         Some(Command::Notify(notify)) => notify::run(&notify),
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
         Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),

@@ -255,7 +255,8 @@ impl Daemon {
                 info!("{switch}");
             }
         }
-        if !batch.switches.is_empty() {
+        // A better source that is tried again may have another reason by now.
+        if batch.scanned || !batch.switches.is_empty() {
             self.tell_source_problem();
         }
         for failure in &batch.scan_failures {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use autoweave_usb_source::{OpenError, Options, Supervisor};
+use autoweave_usb_source::{OpenErrors, Options, Supervisor};
 
 use crate::exit::Failure;
 
@@ -18,7 +18,7 @@ pub fn begin(_: usize) -> Result<Option<(Reception, Held)>, Failure> {
 }
 
 /// The sources, the first on what is held.
-pub fn sources(reception: Reception, _: Options) -> Result<Supervisor, OpenError> {
+pub fn sources(reception: Reception, _: Options) -> Result<Supervisor, OpenErrors> {
     match reception {}
 }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::{env, io};
 
 pub use autoweave_usb_source::Reception;
-use autoweave_usb_source::{OpenError, Options, Supervisor};
+use autoweave_usb_source::{OpenErrors, Options, Supervisor};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -74,8 +74,8 @@ pub fn begin(receive_buffer_bytes: usize) -> Result<Option<(Reception, Held)>, F
 /// The sources, the first on what is held.
 ///
 /// # Errors
-/// See [`OpenError`].
-pub fn sources(reception: Reception, options: Options) -> Result<Supervisor, OpenError> {
+/// See [`OpenErrors`].
+pub fn sources(reception: Reception, options: Options) -> Result<Supervisor, OpenErrors> {
     Supervisor::with_reception(reception, options)
 }
 

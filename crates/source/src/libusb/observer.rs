@@ -14,7 +14,8 @@ use rusb::{Context, UsbContext};
 
 use super::Bus;
 use super::heard::{Heard, Place};
-use crate::{Closed, Counters, SourceError, Started, Wire, clock};
+use crate::source::Closed;
+use crate::{Counters, SourceError, Started, Wire, clock};
 
 /// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
 /// up to the interval.

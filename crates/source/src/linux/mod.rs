@@ -17,7 +17,6 @@ pub mod uevent;
 
 pub use devices::Devices;
 pub use namespace::hears_uevents;
-pub use nodes::nodes;
 pub use observer::{Observing, spawn};
 pub use reception::Reception;
 pub use sysfs::{Sysfs, Unread, descriptors};

@@ -1,62 +1,47 @@
-//! The device nodes that drivers have made for a device's interfaces. `uevent` of each object below an interface names
-//! its node as `DEVNAME=` (`dev_uevent`, drivers/base/core.c).
+//! The device nodes of a USB device: its own in usbfs, and those of what drivers made of it, such as `/dev/sdb1`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use autoweave_usb_device::Port;
 
-use super::sysfs::read_attribute;
+use super::sysfs::{Sysfs, read_attribute};
 
-/// A disk's partition is seven below its interface, the deepest there is today.
-const DEPTH_MAX: usize = 12;
-
-/// Far more than any device has; a text attribute has no more than a page.
+/// Directories that are looked into, at most: a disk with many partitions has fewer.
 const DIRECTORIES_MAX: usize = 4096;
-const ATTRIBUTE_BYTES_MAX: usize = 4096;
 
-const DEVNAME: &str = "DEVNAME=";
+/// An `uevent` attribute is at most a page.
+const UEVENT_BYTES_MAX: usize = 4096;
 
-/// The nodes below `/dev` that belong to the device in `port`, sorted: `/dev/sda`, `/dev/hidraw0`. Not those of devices
-/// behind it where it is a hub. Disks come seconds after their device.
-pub fn nodes(port: Port) -> Vec<String> {
-    below(&Path::new("/sys/bus/usb/devices").join(port.to_string()), port)
-}
-
-fn below(device: &Path, port: Port) -> Vec<String> {
-    let prefix = format!("{port}:");
-    let is_interface = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&prefix))
-    };
-    let mut left: Vec<(PathBuf, usize)> =
-        directories(device).into_iter().filter(is_interface).map(|path| (path, 0)).collect();
-    let (mut nodes, mut seen) = (Vec::new(), 0);
-    while let Some((directory, depth)) = left.pop() {
-        seen += 1;
-        if seen > DIRECTORIES_MAX {
-            break;
+impl Sysfs {
+    /// The nodes of the device in `port` that are there now, sorted; not those of devices below a hub. Drivers make
+    /// theirs some time after the device came.
+    pub fn nodes(&self, port: Port) -> Vec<String> {
+        let Ok(top) = fs::canonicalize(self.device(port)) else { return Vec::new() };
+        let (mut nodes, mut waiting, mut seen) = (Vec::new(), vec![top], 0);
+        while let Some(directory) = waiting.pop().filter(|_| seen < DIRECTORIES_MAX) {
+            seen += 1;
+            nodes.extend(node(&directory));
+            let Ok(entries) = fs::read_dir(&directory) else { continue };
+            let is_part = |entry: &fs::DirEntry| {
+                // Links lead elsewhere, and a port's name is another device's.
+                entry.file_type().is_ok_and(|kind| kind.is_dir())
+                    && entry.file_name().to_str().is_some_and(|name| name.parse::<Port>().is_err())
+            };
+            waiting.extend(entries.flatten().filter(is_part).map(|entry| entry.path()));
         }
-        nodes.extend(node(&directory));
-        if depth < DEPTH_MAX {
-            left.extend(directories(&directory).into_iter().map(|path| (path, depth + 1)));
-        }
+        nodes.sort_unstable();
+        nodes
     }
-    nodes.sort_unstable();
-    nodes
 }
 
-/// Links lead elsewhere, some of them up again.
-fn directories(directory: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
-    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.map(|entry| entry.path()).collect()
-}
-
+/// The name that the kernel gave the node, where there is one (`dev_uevent`, drivers/base/core.c).
 fn node(directory: &Path) -> Option<String> {
-    let uevent = read_attribute(&directory.join("uevent"), ATTRIBUTE_BYTES_MAX)?;
+    let uevent = read_attribute(&directory.join("uevent"), UEVENT_BYTES_MAX)?;
     let uevent = String::from_utf8(uevent).ok()?;
-    let name = uevent.lines().find_map(|line| line.strip_prefix(DEVNAME))?;
-    Some(format!("/dev/{name}"))
+    let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+    let is_inside = !name.is_empty() && !name.split('/').any(|part| part == "..");
+    is_inside.then(|| format!("/dev/{}", name.trim_start_matches('/')))
 }
 
 #[cfg(test)]
@@ -66,34 +51,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_are_found_below_interfaces_and_nowhere_else() {
-        let tree = tempfile::tempdir().unwrap();
-        let device = tree.path().join("1-1");
-        for (path, uevent) in [
-            ("", "DEVNAME=bus/usb/001/005\n"),
-            ("1-1:1.0/host0/target0:0:0/0:0:0:0/block/sda/sda1", "MAJOR=8\nDEVNAME=sda1\n"),
-            ("1-1:1.0/host0/target0:0:0/0:0:0:0/block/sda", "MAJOR=8\nDEVNAME=sda\n"),
-            ("1-1:1.1/0003:046D:C52B.0001/hidraw/hidraw0", "DEVNAME=hidraw0"),
-            ("1-1:1.1/input/input3/event3", "DEVNAME=input/event3\n"),
-            ("1-1.2/1-1.2:1.0/tty/ttyUSB0", "DEVNAME=ttyUSB0\n"),
-            ("1-1:1.2", "DRIVER=none\n"),
+    fn nodes_are_the_devices_own_and_its_drivers() {
+        let root = tempfile::tempdir().unwrap();
+        let hub = root.path().join("devices/usb1/1-1");
+        let disk = hub.join("1-1.2/1-1.2:1.0/host0/target0:0:0/0:0:0:0/block/sdb");
+        for (directory, name) in [
+            (&hub, "bus/usb/001/002"),
+            (&hub.join("1-1.2"), "bus/usb/001/003"),
+            (&disk, "sdb"),
+            (&disk.join("sdb1"), "sdb1"),
+            (&hub.join("1-1:1.0"), "../etc/passwd"),
         ] {
-            fs::create_dir_all(device.join(path)).unwrap();
-            fs::write(device.join(path).join("uevent"), uevent).unwrap();
+            fs::create_dir_all(directory).unwrap();
+            fs::write(directory.join("uevent"), format!("MAJOR=8\nDEVNAME={name}\n")).unwrap();
         }
-        symlink(&device, device.join("1-1:1.0/device")).unwrap();
-        let port = "1-1".parse().unwrap();
-        assert_eq!(below(&device, port), ["/dev/hidraw0", "/dev/input/event3", "/dev/sda", "/dev/sda1"]);
-        assert_eq!(below(&tree.path().join("1-2"), port), [""; 0]);
-    }
-
-    #[test]
-    fn a_tree_without_end_is_bounded() {
-        let tree = tempfile::tempdir().unwrap();
-        let deep = tree.path().join("1-1:1.0").join("x/".repeat(DEPTH_MAX + 1));
-        fs::create_dir_all(&deep).unwrap();
-        fs::write(deep.join("uevent"), "DEVNAME=deep\n").unwrap();
-        fs::write(deep.parent().unwrap().join("uevent"), "DEVNAME=less\n").unwrap();
-        assert_eq!(below(tree.path(), "1-1".parse().unwrap()), ["/dev/less"]);
+        symlink("../../..", disk.join("device")).unwrap();
+        let bus = root.path().join("bus/usb/devices");
+        fs::create_dir_all(&bus).unwrap();
+        symlink("../../../devices/usb1/1-1", bus.join("1-1")).unwrap();
+        symlink("../../../devices/usb1/1-1/1-1.2", bus.join("1-1.2")).unwrap();
+        let nodes = |port: &str| Sysfs::new(root.path()).nodes(port.parse().unwrap());
+        assert_eq!(nodes("1-1"), ["/dev/bus/usb/001/002"]);
+        assert_eq!(nodes("1-1.2"), ["/dev/bus/usb/001/003", "/dev/sdb", "/dev/sdb1"]);
+        assert_eq!(nodes("1-9"), [""; 0]);
     }
 }

@@ -68,7 +68,7 @@ impl Sysfs {
     /// # Errors
     /// See [`Unread`].
     pub fn read(&self, port: Port) -> Result<Reading, Unread> {
-        read_device(&self.bus().join(port.to_string()), port)
+        read_device(&self.device(port), port)
     }
 
     /// Reads the device in `port`, whose directory is `devpath` below the root, if it still has `address`.
@@ -78,6 +78,11 @@ impl Sysfs {
     pub fn read_devpath(&self, devpath: &str, port: Port, address: u8) -> Result<Reading, Unread> {
         let reading = read_device(&self.root.join(devpath.trim_start_matches('/')), port)?;
         if reading.address == address { Ok(reading) } else { Err(Unread::Gone) }
+    }
+
+    /// The directory of the device in `port`.
+    pub(super) fn device(&self, port: Port) -> PathBuf {
+        self.bus().join(port.to_string())
     }
 
     fn bus(&self) -> PathBuf {
@@ -161,7 +166,7 @@ fn read_interface(directory: &Path) -> Option<InterfaceReading> {
 const PAGE_BYTES: usize = 4096;
 
 /// At most `limit` bytes of an attribute; none when it is missing or cannot be read.
-pub fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
+pub(super) fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
     let mut bytes = Vec::new();
     while bytes.len() < limit {

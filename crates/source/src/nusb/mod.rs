@@ -72,14 +72,35 @@ pub fn enumerate() -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
     Ok((readings, BTreeSet::new()))
 }
 
-/// No system but Linux says which these are.
-#[cfg(not(target_os = "linux"))]
-pub fn nodes(_: autoweave_usb_device::Port) -> Vec<String> {
-    Vec::new()
-}
-
 /// Whether this machine has a USB host controller.
 #[cfg_attr(target_os = "linux", allow(dead_code, reason = "sysfs tells more there"))]
 pub fn has_usb() -> bool {
     ::nusb::list_buses().wait().is_ok_and(|mut buses| buses.next().is_some())
+}
+
+/// There are none that a program could open by a path.
+#[cfg(not(target_os = "linux"))]
+pub fn nodes(_: Port) -> Vec<String> {
+    Vec::new()
+}
+
+/// What is polled.
+#[cfg(not(target_os = "linux"))]
+pub struct Bus;
+
+#[cfg(not(target_os = "linux"))]
+impl Bus {
+    /// # Errors
+    /// None; it can fail on Linux.
+    pub fn open(_: &std::sync::Arc<crate::Counters>) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// See [`enumerate`].
+    ///
+    /// # Errors
+    /// The system does not list them.
+    pub fn list(&mut self) -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
+        enumerate()
+    }
 }
