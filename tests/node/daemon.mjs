@@ -1,7 +1,8 @@
 // The daemon that the specification sketches (§3.2, §4.1), on npm's `usb` and `ioredis`, to be measured beside ours.
 //
-// It does what the sketch does but for one thing: on a detach the sketch opens the device, which is gone, to read its
-// strings, and so never tells a detach. Here the device is found by its signature without.
+// It does what the sketch does but for two things. On a detach the sketch opens the device, which is gone, to read its
+// strings, and so never tells a detach; here the device is found by its signature without. And what is there at the
+// start is not told: only changes are measured.
 import { createHash } from 'node:crypto';
 import { usb } from 'usb';
 import Redis from 'ioredis';

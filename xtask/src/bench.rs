@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::guest::{self, Guest};
-use crate::step::{command, need, release_binary, run as run_command};
+use crate::step::{command, need, need_bare, release_binary, run as run_command};
 use crate::tools::{self, text};
 
 const GUEST_SECONDS: u64 = 3600;
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
 
 fn in_guest(daemon: &Path) -> Result<(), String> {
     guest::install()?;
-    need("udevadm", "udev")?;
+    need_bare("udevadm", "udev")?;
     need("redis-server", "redis-server")?;
     let words = [
         "env".to_owned(),

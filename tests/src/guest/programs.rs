@@ -172,8 +172,8 @@ impl Drop for Daemon {
     }
 }
 
-/// Resident memory of these processes, without what several of them count: `field` is `VmRSS` or one of its parts, in
-/// KiB (`/proc/PID/status`).
+/// Resident memory of these processes in KiB, added up: `field` is `VmRSS` or one of its parts (`/proc/PID/status`).
+/// What several of them share counts for each.
 pub fn memory_kib(processes: &[u32], field: &str) -> u64 {
     let of = |process: &u32| {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();

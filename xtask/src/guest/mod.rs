@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::step::need;
+use crate::step::{need, need_bare};
 
 pub use machine::Guest;
 pub use runner::Runner;
@@ -53,8 +53,14 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
 /// # Errors
 /// What cannot be installed from here.
 pub fn install() -> Result<(), String> {
-    need("qemu-system-x86_64", "qemu-system-x86")?;
-    need("depmod", "kmod")?;
+    if cfg!(not(target_arch = "x86_64")) {
+        return Err(
+            "the guest has this machine's files, and an x86-64 kernel: it takes an x86-64 machine".to_owned()
+        );
+    }
+    // It recommends a desktop's libraries.
+    need_bare("qemu-system-x86_64", "qemu-system-x86")?;
+    need(packages::DEPMOD, "kmod")?;
     need("cpio", "cpio")?;
     need("xz", "xz-utils")?;
     packages::Unpacked::find().map(drop)

@@ -14,6 +14,9 @@ const PAYLOAD_OFFSET: usize = 0x248;
 const PAYLOAD_LENGTH: usize = 0x24c;
 const SECTOR: usize = 512;
 
+/// By its path: not everyone's `PATH` has `sbin`.
+pub const DEPMOD: &str = "/sbin/depmod";
+
 /// The packages' files.
 pub struct Unpacked {
     /// The kernel as an ELF file. QEMU starts it at once, where a guest would need seconds to decompress itself.
@@ -54,7 +57,7 @@ impl Unpacked {
         let mut files = Vec::new();
         for name in names {
             let base = text(&self.modules)?;
-            let words = ["modprobe", "-d", base, "-S", &self.version, "--show-depends", name];
+            let words = ["/sbin/modprobe", "-d", base, "-S", &self.version, "--show-depends", name];
             let output = command(&words).output().map_err(|error| format!("modprobe: {error}"))?;
             if !output.status.success() {
                 return Err(format!("modprobe {name}: {}", String::from_utf8_lossy(&output.stderr)));
@@ -73,20 +76,16 @@ impl Unpacked {
 
 fn download(directory: &Path) -> Result<(), String> {
     fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let image = newest_kernel().or_else(|_| {
-        run(command(&["apt-get", "update"]))?;
-        newest_kernel()
-    })?;
-    let words = ["apt-get", "download", &image, "busybox-static"];
-    let apt = || {
-        let mut apt = command(&words);
+    let fetch = || {
+        let mut apt = command(&["apt-get", "download", &newest_kernel()?, "busybox-static"]);
         apt.current_dir(directory);
-        apt
+        run(apt)
     };
-    if run(apt()).is_err() {
+    // The lists are missing or older than the archive.
+    fetch().or_else(|_| {
         run(command(&["apt-get", "update"]))?;
-        run(apt())?;
-    }
+        fetch()
+    })?;
     for package in packages(directory)? {
         run(command(&["dpkg", "-x", text(&package)?, text(directory)?]))?;
         fs::remove_file(&package).map_err(|error| format!("{}: {error}", package.display()))?;
@@ -95,7 +94,7 @@ fn download(directory: &Path) -> Result<(), String> {
     let base = if directory.join("lib/modules").exists() { directory } else { &merged };
     let version = only_file(&base.join("lib/modules"), "")?;
     let version = version.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    run(command(&["depmod", "-b", text(base)?, &version]))
+    run(command(&[DEPMOD, "-b", text(base)?, &version]))
 }
 
 /// The package that Debian's `linux-image-amd64` stands for.

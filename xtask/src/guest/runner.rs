@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::step::{command, need, run, target_directory};
+use crate::step::{command, need, need_bare, run, target_directory};
 use crate::tools::text;
 
 /// What a change is tested with each time, of each kind the most telling.
@@ -50,7 +50,8 @@ impl Runner {
         if !all {
             return run(self.command(daemon, SMOKE_SECONDS, None, &SMOKE)?);
         }
-        need("udevadm", "udev")?;
+        need_bare("udevadm", "udev")?;
+        need("/sbin/mke2fs", "e2fsprogs")?;
         let disk = self.target.join("guest/disk");
         let empty = || File::create(&disk)?.set_len(DISK_BYTES);
         empty().map_err(|error| format!("{}: {error}", disk.display()))?;

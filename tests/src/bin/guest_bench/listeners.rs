@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_tests::guest::{Daemon, Entry, Redis, changes, wait_until};
+use autoweave_usb_tests::guest::{Daemon, Entry, Redis, changes, memory_kib, wait_until};
 use tempfile::TempDir;
 
 /// After this long without another, no more are to come.
@@ -152,6 +152,11 @@ impl Listener {
             Process::Daemon { daemon, .. } => daemon.processes(),
             Process::Child(child) => vec![child.id()],
         }
+    }
+
+    /// Resident memory of its processes; pages that two of them share count twice.
+    pub fn rss_mb(&self) -> f64 {
+        memory_kib(&self.processes(), "VmRSS") as f64 / 1024.0
     }
 
     /// Proportional set size of its processes (`/proc/PID/smaps_rollup`).

@@ -42,8 +42,8 @@ fn main() {
     let gadgets = Gadget::several(autoweave_usb_tests::guest::GADGETS_MAX);
     let _udevd = Udevd::start();
     println!(
-        "| what | listening | uevents | told | lost | twice | latency p50 | p95 | most | PSS | CPU |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|"
+        "| what | listening | uevents | told | lost | twice | latency p50 | p99 | most | RSS | PSS | CPU |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     for scenario in &SCENARIOS {
         let gadgets = &gadgets[..scenario.gadgets];
@@ -74,7 +74,7 @@ fn measure(scenario: &Scenario, gadgets: &[Gadget], starts: &[Start], how: &str)
             None => Tally::counted(edges.len(), listener.count() - before),
         };
         println!(
-            "| {} | {}, {how} | {} | {} | {} | {} | {} | {:.1} MB | {:.2} s |",
+            "| {} | {}, {how} | {} | {} | {} | {} | {} | {:.1} MB | {:.1} MB | {:.2} s |",
             scenario.name,
             listener.name,
             edges.len(),
@@ -82,6 +82,7 @@ fn measure(scenario: &Scenario, gadgets: &[Gadget], starts: &[Start], how: &str)
             tally.lost,
             tally.twice.map_or_else(|| "–".to_owned(), |twice| twice.to_string()),
             tally.latency(),
+            listener.rss_mb(),
             listener.pss_mb(),
             listener.cpu_seconds() - cpu,
         );
@@ -132,7 +133,7 @@ impl Tally {
             let last = self.latencies.len().checked_sub(1)?;
             self.latencies.get(last * hundredths / 100)
         };
-        let columns = [50, 95, 100].map(|hundredths| {
+        let columns = [50, 99, 100].map(|hundredths| {
             quantile(hundredths).map_or_else(|| "–".to_owned(), |latency| format!("{latency:.0} ms"))
         });
         columns.join(" | ")
