@@ -153,6 +153,8 @@ struct Directory {
 impl Directory {
     fn make() -> Result<Self, String> {
         let path = std::env::temp_dir().join(format!("autoweave-guest-{}", std::process::id()));
+        // Of a process that had our id, and was killed.
+        let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         Ok(Self { path })
     }
