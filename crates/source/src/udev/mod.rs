@@ -1,7 +1,7 @@
 //! The udev helper's notices as a source: they say what came and went, sysfs says what it is.
 //!
 //! udev is late: a scan may see first what a notice then says. The table takes an arrival of what is there and a
-//! departure of what is gone for what they are.
+//! departure of what is gone for what they are. An arrival that scans told, of what is gone by now, is not told again.
 
 mod backlog;
 mod notices;
@@ -84,6 +84,9 @@ struct Observer {
     devices: Devices,
     /// The newest number of each port: what comes with a lower one is out of date.
     newest: BTreeMap<Port, u64>,
+    /// The port of each bus and address that scans have told, until a notice says that the device is gone: an address
+    /// is one device's at a time.
+    scanned: BTreeMap<(u8, u8), Port>,
     number: u64,
     next_scan: Instant,
     settled: Option<Instant>,
@@ -97,6 +100,7 @@ impl Observer {
             notices,
             devices,
             newest: BTreeMap::new(),
+            scanned: BTreeMap::new(),
             number: 0,
             next_scan: Instant::now(),
             settled: None,
@@ -127,17 +131,7 @@ impl Observer {
     }
 
     fn tell(&mut self, notice: &Notice, file: Option<String>) -> Result<(), Closed> {
-        let observation = if self.is_newest(notice) {
-            let observation = observation(notice, Some(&mut self.devices));
-            if observation.is_none() {
-                // Something is said to have come that is not there, or cannot be read.
-                Counters::add(&self.started.counters.malformed, 1);
-                self.next_scan = Instant::now();
-            }
-            observation
-        } else {
-            None
-        };
+        let observation = if self.is_newest(notice) { self.observation(notice) } else { None };
         self.number += u64::from(observation.is_some());
         if let Some(file) = file {
             self.notices.told(self.number, file);
@@ -148,6 +142,32 @@ impl Observer {
         }
         let at = Moment { wall_ms: notice.timestamp, ..clock::now() };
         self.send(at, notice.seqnum, observation)
+    }
+
+    /// None where there is nothing new to tell.
+    fn observation(&mut self, notice: &Notice) -> Option<Observation> {
+        let observation = observation(notice, Some(&mut self.devices));
+        if observation.is_none() {
+            // Something is said to have come that is not there, or cannot be read.
+            Counters::add(&self.started.counters.malformed, 1);
+            self.next_scan = Instant::now();
+        }
+        observation.filter(|observation| !self.was_scanned(observation))
+    }
+
+    fn was_scanned(&mut self, observation: &Observation) -> bool {
+        match observation {
+            Observation::Arrived { reading } => {
+                // What can be read is there: the table knows whether it was told.
+                let is_gone = reading.descriptors.0.is_empty();
+                is_gone && self.scanned.get(&(reading.port.bus, reading.address)) == Some(&reading.port)
+            }
+            Observation::Left { port, address: Some(address) } => {
+                self.scanned.remove(&(port.bus, *address));
+                false
+            }
+            _ => false,
+        }
     }
 
     fn is_newest(&mut self, notice: &Notice) -> bool {
@@ -197,6 +217,8 @@ impl Observer {
             self.next_scan = Instant::now() + self.rescan_pause.min(interval);
             self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
         }
+        let told = readings.iter().filter(|reading| !except.contains(&reading.port));
+        self.scanned.extend(told.map(|reading| ((reading.port.bus, reading.address), reading.port)));
         self.observed(Observation::Scan { readings, except })
     }
 
