@@ -28,6 +28,8 @@ mod nusb;
 mod poll;
 mod position;
 mod recording;
+#[cfg(any(target_os = "linux", feature = "libusb"))]
+mod schedule;
 mod simulate;
 mod source;
 mod supervisor;

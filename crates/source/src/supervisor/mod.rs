@@ -31,6 +31,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// finds something, is deaf.
 const LATE: Duration = Duration::from_secs(5);
 
+/// What is told of the active source, at most, before the others are looked after.
+const IN_A_ROW_MAX: u32 = 256;
+
 /// How long a source that works may take to hand on what it has, when a better one comes back.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,7 @@ pub struct Supervisor {
     is_finishing: bool,
     /// The better source that comes next, and how long the one in use has until then.
     leaving: Option<(usize, Instant)>,
+    in_a_row: u32,
     /// What a source heard on trial, which it has become active with.
     heard_on_trial: VecDeque<Wire>,
     health: Health,
@@ -139,6 +143,7 @@ impl Supervisor {
             failovers: 0,
             is_finishing: false,
             leaving: None,
+            in_a_row: 0,
             heard_on_trial: VecDeque::new(),
             health: Health::default(),
         }
@@ -204,9 +209,13 @@ impl Supervisor {
         if let Some(verdict) = self.health.verdict.take().filter(|_| self.is_supervised()) {
             return Some(self.fail(verdict));
         }
-        if let Some(wire) = self.source.next(Duration::ZERO).and_then(|wire| self.pass(wire)) {
+        self.in_a_row += 1;
+        if self.in_a_row < IN_A_ROW_MAX
+            && let Some(wire) = self.source.next(Duration::ZERO).and_then(|wire| self.pass(wire))
+        {
             return Some(wire);
         }
+        self.in_a_row = 0;
         let until = Instant::now().checked_add(timeout);
         loop {
             let now = Instant::now();

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
 
@@ -20,16 +20,9 @@ pub use backlog::Backlog;
 pub use notices::Notices;
 
 use crate::linux::Devices;
+use crate::schedule::Schedule;
 use crate::{Closed, Counters, Notice, NoticeAction, SourceError, Started, Wire, clock};
 use notices::Heard;
-
-/// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
-/// up to the interval.
-const RESCAN_PAUSE: Duration = Duration::from_millis(100);
-
-/// Interfaces and their drivers come after the device, and no helper says when: so long after the last arrival the bus
-/// is scanned for them.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// Ports whose newest number is remembered, at most. There are not so many; whoever may invent them may do more.
 const PORTS_MAX: usize = 10_000;
@@ -88,23 +81,19 @@ struct Observer {
     /// is one device's at a time.
     scanned: BTreeMap<(u8, u8), Port>,
     number: u64,
-    next_scan: Instant,
-    settled: Option<Instant>,
-    rescan_pause: Duration,
+    schedule: Schedule,
 }
 
 impl Observer {
     fn new(started: Started, notices: Arc<Notices>, devices: Devices) -> Self {
         Self {
+            schedule: Schedule::new(started.interval),
             started,
             notices,
             devices,
             newest: BTreeMap::new(),
             scanned: BTreeMap::new(),
             number: 0,
-            next_scan: Instant::now(),
-            settled: None,
-            rescan_pause: RESCAN_PAUSE,
         }
     }
 
@@ -119,7 +108,7 @@ impl Observer {
         while !self.started.is_stopped() {
             match self.notices.next() {
                 Some(Heard::Told(notice, file)) => self.tell(&notice, file)?,
-                Some(Heard::Unclear) => self.next_scan = Instant::now(),
+                Some(Heard::Unclear) => self.schedule.hasten(),
                 Some(Heard::Failed(error)) => {
                     return self.started.wire.send(Wire::Failed(SourceError::Notices(error)));
                 }
@@ -138,7 +127,7 @@ impl Observer {
         }
         let Some(observation) = observation else { return Ok(()) };
         if matches!(observation, Observation::Arrived { .. }) {
-            self.settled = Some(Instant::now() + SETTLED);
+            self.schedule.arrived();
         }
         let at = Moment { wall_ms: notice.timestamp, ..clock::now() };
         self.send(at, notice.seqnum, observation)
@@ -150,7 +139,7 @@ impl Observer {
         if observation.is_none() {
             // Something is said to have come that is not there, or cannot be read.
             Counters::add(&self.started.counters.malformed, 1);
-            self.next_scan = Instant::now();
+            self.schedule.hasten();
         }
         observation.filter(|observation| !self.was_scanned(observation))
     }
@@ -187,8 +176,7 @@ impl Observer {
         for reading in self.devices.late() {
             self.observed(Observation::Refreshed { reading: Box::new(reading) })?;
         }
-        let scan_at = self.settled.map_or(self.next_scan, |settled| settled.min(self.next_scan));
-        let pause = scan_at.saturating_duration_since(Instant::now());
+        let pause = self.schedule.next().saturating_duration_since(Instant::now());
         if pause.is_zero() {
             self.scan()?;
         } else {
@@ -198,25 +186,17 @@ impl Observer {
     }
 
     fn scan(&mut self) -> Result<(), Closed> {
-        let interval = self.started.interval;
-        self.settled = None;
-        let listed = self.devices.list();
-        self.next_scan = Instant::now() + interval;
-        let (readings, mut except) = match listed {
+        let (readings, mut except) = match self.devices.list() {
             Ok(listed) => listed,
             Err(error) => {
+                self.schedule.failed();
                 Counters::add(&self.started.counters.scans_failed, 1);
                 return self.started.wire.send(Wire::ScanFailed(error));
             }
         };
         Counters::add(&self.started.counters.unreadable, except.len() as u64);
         except.extend(self.notices.ports());
-        if except.is_empty() {
-            self.rescan_pause = RESCAN_PAUSE;
-        } else {
-            self.next_scan = Instant::now() + self.rescan_pause.min(interval);
-            self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
-        }
+        self.schedule.scanned(except.is_empty());
         let told = readings.iter().filter(|reading| !except.contains(&reading.port));
         self.scanned.extend(told.map(|reading| ((reading.port.bus, reading.address), reading.port)));
         self.observed(Observation::Scan { readings, except })
