@@ -15,8 +15,8 @@ use rusb::{Context, UsbContext};
 use super::Bus;
 use super::heard::{Heard, Place};
 use crate::schedule::Schedule;
-use crate::source::Closed;
-use crate::{Counters, SourceError, Started, Wire, clock};
+use crate::started::{Closed, Started};
+use crate::{Counters, SourceError, Wire, clock};
 
 /// Turns callbacks into observations.
 pub struct Observer {

@@ -22,7 +22,8 @@ use super::ring::Ring;
 use super::sysfs::{Sysfs, Unread};
 use super::uevent::{self, Uevent};
 use crate::schedule::Schedule;
-use crate::{Closed, Counters, Position, SourceError, Started, Wire, clock, kill_point};
+use crate::started::{Closed, Started};
+use crate::{Counters, Position, SourceError, Wire, clock, kill_point};
 
 /// How long an attach waits for its device to be readable.
 const READ_LIMIT: Duration = Duration::from_millis(200);

@@ -6,20 +6,17 @@
 //! something first. Poll hears nothing at all, so whatever is heard beside it is told from there on, and no edge is
 //! lost on the way back.
 
-mod interrupter;
 mod standby;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Observation, SourceName};
+use autoweave_usb_device::Observation;
 
-pub use interrupter::{Interrupter, Nudge};
 use standby::{Progress, Standby};
 
-use crate::source::{OpenErrors, Options, Source, SourceError, Wire};
-use crate::{Counters, Position};
+use crate::interrupter::Interrupter;
+use crate::{Counters, OpenErrors, Options, Position, Source, SourceError, Switch, Wire};
 
 /// A source scans at every interval. One of which nothing is heard for twice as long and this has ended.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
@@ -53,28 +50,6 @@ pub struct Supervisor {
     /// What a source heard on trial, which it has become active with.
     heard_on_trial: VecDeque<Wire>,
     health: Health,
-}
-
-/// A change from one source to another.
-#[derive(Debug)]
-pub struct Switch {
-    /// The one before.
-    pub from: SourceName,
-    /// The one from now on. The same, if it was opened anew.
-    pub to: SourceName,
-    /// Why the one before cannot go on; `None`: the other is better, and works.
-    pub why: Option<SourceError>,
-}
-
-impl fmt::Display for Switch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, why } = self;
-        match why {
-            Some(why) if from == to => write!(f, "the source {from} failed ({why}) and was opened anew"),
-            Some(why) => write!(f, "the source {from} failed ({why}): {to} takes over"),
-            None => write!(f, "the source {to} works and takes over from {from}"),
-        }
-    }
 }
 
 /// What is known of how the active source does.
@@ -133,7 +108,7 @@ impl Supervisor {
 
     fn with(source: Source, active: usize, mut standbys: Vec<Standby>, options: Options) -> Self {
         standbys[active].became_active(Instant::now());
-        let interrupter = Interrupter::of(&source);
+        let interrupter = Interrupter::of(source.sender());
         Self {
             options,
             standbys,
@@ -408,7 +383,7 @@ impl Supervisor {
 
     fn change_to(&mut self, index: usize, source: Source, why: Option<SourceError>) -> Wire {
         let from = self.source.name();
-        self.interrupter.aim_at(&source);
+        self.interrupter.aim_at(source.sender());
         self.source = source;
         self.active = index;
         self.failovers += 1;

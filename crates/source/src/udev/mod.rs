@@ -21,7 +21,8 @@ pub use notices::Notices;
 
 use crate::linux::Devices;
 use crate::schedule::Schedule;
-use crate::{Closed, Counters, Notice, NoticeAction, SourceError, Started, Wire, clock};
+use crate::started::{Closed, Started};
+use crate::{Counters, Notice, NoticeAction, SourceError, Wire, clock};
 use notices::Heard;
 
 /// Ports whose newest number is remembered, at most. There are not so many; whoever may invent them may do more.
