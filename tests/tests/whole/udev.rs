@@ -67,6 +67,20 @@ impl Machine {
         Daemon::spawn(&self.bus, state, &env, arguments)
     }
 
+    /// One whose scans find what its source does not hear of.
+    fn start_scanning(&self, arguments: &[&str]) -> Daemon {
+        let runtime = self.runtime();
+        let own = [
+            ("RUNTIME_DIRECTORY", runtime.to_str().unwrap()),
+            ("AUTOWEAVE_USB__MONITORING__ENABLED", "false"),
+            ("AUTOWEAVE_USB__MONITORING__INTERVAL", "100"),
+        ];
+        let env = [&CALM[..2], &own].concat();
+        let daemon = Daemon::spawn(&self.bus, self.state.path(), &env, arguments);
+        daemon.wait_for_log("watching ");
+        daemon
+    }
+
     fn start(&self, arguments: &[&str]) -> Daemon {
         let daemon = self.spawn(self.state.path(), arguments);
         daemon.wait_for_log("watching ");
@@ -76,6 +90,11 @@ impl Machine {
     /// What udev does when the kernel says `action`; the device has to be there to be asked what the kernel says.
     pub fn notify(&mut self, action: &str, port: &str) {
         let message = self.bus.message(action, port).unwrap();
+        self.notify_late(&message, action, port);
+    }
+
+    /// What udev does when it comes late to a `message` of the kernel's.
+    fn notify_late(&mut self, message: &[u8], action: &str, port: &str) {
         self.seqnum += 1;
         let fields = message.split(|byte| *byte == 0).filter_map(|field| std::str::from_utf8(field).ok());
         let uevent = fields.filter_map(|field| field.split_once('='));
@@ -105,6 +124,17 @@ impl Machine {
     fn flash(&mut self, port: &str) {
         self.plug(port, &Device::receiver());
         self.unplug(port);
+    }
+
+    /// A device that is there until scans have told it and that it is gone. What the kernel says of it: `add`, `remove`.
+    fn flash_scanned(&mut self, daemon: &Daemon, port: &str) -> [(&'static str, Vec<u8>); 2] {
+        let before = last_seq(&self.state);
+        self.bus.plug_silent(port, &Device::storage("AA")).unwrap();
+        let messages = ["add", "remove"].map(|action| (action, self.bus.message(action, port).unwrap()));
+        self.wait_for(daemon, before + 1);
+        self.bus.unplug_silent(port).unwrap();
+        self.wait_for(daemon, before + 2);
+        messages
     }
 
     fn wait_for(&self, daemon: &Daemon, seq: u64) {
@@ -203,6 +233,57 @@ fn what_is_out_of_date_is_not_told() {
     assert_eq!(machine.last(4), ["attach 2 udev", "detach 2 udev", "attach 2 udev", "detach 2 udev"]);
     let seqnums: Vec<_> = events(&machine.state)[1..].iter().map(|event| event["seqnum"].clone()).collect();
     assert_eq!(seqnums, [10, 14, 16, 18]);
+}
+
+#[test]
+fn what_scans_have_told_late_notices_do_not_tell_again() {
+    let mut machine = Machine::new();
+    let daemon = machine.start_scanning(UDEV);
+    machine.wait_for(&daemon, 1);
+    let first = machine.flash_scanned(&daemon, "1-1");
+    let second = machine.flash_scanned(&daemon, "1-1");
+    for (action, message) in first.into_iter().chain(second) {
+        machine.notify_late(&message, action, "1-1");
+    }
+    let socket = UnixDatagram::unbound().unwrap();
+    for (action, seqnum) in [("add", 3_000_000), ("remove", 3_000_001)] {
+        socket.send_to(&notice(action, "1-2", seqnum, 99), machine.socket()).unwrap();
+    }
+    machine.wait_for(&daemon, 7);
+    daemon.stop();
+    let told = events(&machine.state);
+    assert_eq!(told.len(), 7, "{told:?}");
+    assert!(told[1..5].iter().all(|event| event["device"]["serial_number"] == "AA"), "{told:?}");
+    assert_eq!(machine.last(2), ["attach 2 udev", "detach 2 udev"]);
+    machine.check();
+}
+
+#[test]
+fn what_udev_s_scans_told_late_helpers_do_not_tell_again() {
+    check_late_helpers("udev");
+}
+
+#[test]
+fn what_poll_told_late_helpers_do_not_tell_again() {
+    check_late_helpers("poll");
+}
+
+/// Both tell of a device without a number of the kernel's.
+fn check_late_helpers(source: &str) {
+    let mut machine = Machine::new();
+    let daemon = machine.start_scanning(&["--source", source]);
+    machine.wait_for(&daemon, 1);
+    let told = machine.flash_scanned(&daemon, "1-1");
+    daemon.stop();
+    for (action, message) in told {
+        machine.notify_late(&message, action, "1-1");
+    }
+    machine.flash("1-1");
+    assert_eq!(files(&machine.spool()).len(), 4);
+    machine.start(&["--source", source]).stop();
+    assert_eq!(last_seq(&machine.state), 5, "{:?}", events(&machine.state));
+    assert_eq!(files(&machine.spool()), [""; 0]);
+    machine.check();
 }
 
 #[test]
