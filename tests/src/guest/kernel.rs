@@ -39,7 +39,7 @@ pub struct Edge {
 
 /// A socket that has been listening since it was opened.
 pub struct Kernel {
-    edges: Receiver<Edge>,
+    messages: Receiver<(Vec<u8>, u64)>,
     heard: Vec<Edge>,
 }
 
@@ -51,9 +51,10 @@ impl Kernel {
             socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, protocol).unwrap();
         setsockopt(&socket, sockopt::RcvBufForce, &BUFFER_BYTES).unwrap();
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP)).unwrap();
-        let (sender, edges) = channel();
+        let (sender, messages) = channel();
         thread::spawn(move || {
-            // Or its times would be those of a listener that waits until the others have done their work.
+            // Or its times would be those of a listener that waits until the others have done their work. So it does as
+            // little as it can.
             super::run(&["chrt", "--fifo", "--pid", "50", &gettid().to_string()]);
             let mut message = vec![0; 16 << 10];
             loop {
@@ -61,25 +62,28 @@ impl Kernel {
                 let length = length.expect("the buffer is larger than what a test sends");
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is not 1970");
                 let time_us = u64::try_from(now.as_micros()).expect("a time of this age fits");
-                if let Some(edge) = parse(&message[..length], time_us)
-                    && sender.send(edge).is_err()
-                {
+                if sender.send((message[..length].to_vec(), time_us)).is_err() {
                     return;
                 }
             }
         });
-        Self { edges, heard: Vec::new() }
+        Self { messages, heard: Vec::new() }
     }
 
     /// The next uevent of a `usb_device`; `None` when none came in time.
     pub fn next(&mut self, timeout: Duration) -> Option<Edge> {
-        match self.edges.recv_timeout(timeout) {
-            Ok(edge) => {
-                self.heard.push(edge.clone());
-                Some(edge)
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.messages.recv_timeout(left) {
+                Ok((message, time_us)) => {
+                    let Some(edge) = parse(&message, time_us) else { continue };
+                    self.heard.push(edge.clone());
+                    return Some(edge);
+                }
+                Err(RecvTimeoutError::Timeout) => return None,
+                Err(RecvTimeoutError::Disconnected) => panic!("the listener ended"),
             }
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => panic!("the listener ended"),
         }
     }
 

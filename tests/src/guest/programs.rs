@@ -63,17 +63,12 @@ impl Redis {
 
     /// What is in the stream, in order.
     pub fn entries(&self) -> Vec<Entry> {
-        self.entries_of(STREAM)
+        read(&mut self.connect().expect("the server answers"))
     }
 
-    /// What is in another stream.
-    pub fn entries_of(&self, stream: &str) -> Vec<Entry> {
-        read(&mut self.connect().expect("the server answers"), stream)
-    }
-
-    /// How many entries are in a stream.
-    pub fn length(&self, stream: &str) -> usize {
-        redis::cmd("XLEN").arg(stream).query(&mut self.connect().expect("the server answers")).unwrap()
+    /// How many entries are in the stream.
+    pub fn length(&self) -> usize {
+        redis::cmd("XLEN").arg(STREAM).query(&mut self.connect().expect("the server answers")).unwrap()
     }
 
     fn connect(&self) -> Option<redis::Connection> {

@@ -31,9 +31,9 @@ impl Entry {
     }
 }
 
-pub(super) fn read(connection: &mut redis::Connection, stream: &str) -> Vec<Entry> {
+pub(super) fn read(connection: &mut redis::Connection) -> Vec<Entry> {
     let entries: Vec<(String, Vec<String>)> =
-        redis::cmd("XRANGE").arg(stream).arg("-").arg("+").query(connection).unwrap();
+        redis::cmd("XRANGE").arg(STREAM).arg("-").arg("+").query(connection).unwrap();
     let entry = |(id, fields): (String, Vec<String>)| {
         let time_ms = id.split('-').next().and_then(|time| time.parse().ok()).expect("an id is MS-NUMBER");
         let fields = fields.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
