@@ -25,22 +25,29 @@ fn write(path: &Path, value: &str) {
     fs::write(path, value).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
-/// Runs `disturb` on a device that is there, and checks that only its arrival and its departure are told.
-fn is_no_event(gadget: &Gadget, disturb: impl Fn(&Edge)) {
+/// Runs `disturb` on a device that is there, and checks that only its arrival and its departure are told, each in its
+/// time: another device's arrival, which the kernel tells after the disturbance, shows that it has been heard.
+fn is_no_event(disturb: impl Fn(&Edge)) {
+    let gadgets = Gadget::several(2);
     let mut rig = Rig::start(&[]);
-    gadget.plug();
+    gadgets[0].plug();
     let edge = rig.kernel.wait_for("bind", 1).remove(0);
     disturb(&edge);
-    gadget.unplug();
-    rig.kernel.wait_for("remove", 1);
-    let told = rig.finish();
-    assert_eq!(story(&told), [format!("attach {}", edge.port), format!("detach {}", edge.port)]);
+    gadgets[1].plug();
+    let later = rig.kernel.wait_for("bind", 1).remove(0).port;
+    let arrivals = [format!("attach {}", edge.port), format!("attach {later}")];
+    assert_eq!(story(&rig.wait()), arrivals);
+    for gadget in &gadgets {
+        gadget.unplug();
+        rig.kernel.wait_for("remove", 1);
+    }
+    let departures = [format!("detach {}", edge.port), format!("detach {later}")];
+    assert_eq!(story(&rig.finish()), [arrivals, departures].concat());
 }
 
 #[test]
 fn a_device_deauthorised_and_authorised_again() {
-    let gadgets = Gadget::several(1);
-    is_no_event(&gadgets[0], |edge| {
+    is_no_event(|edge| {
         for _ in 0..5 {
             write(&attribute(&edge.port, "authorized"), "0");
             wait_until("it has no configuration", || read(&edge.port, "bConfigurationValue").is_empty());
@@ -52,8 +59,7 @@ fn a_device_deauthorised_and_authorised_again() {
 
 #[test]
 fn a_device_configured_anew() {
-    let gadgets = Gadget::several(1);
-    is_no_event(&gadgets[0], |edge| {
+    is_no_event(|edge| {
         for value in ["0", "1", "0", "1"] {
             // Zero is what it says as an empty line.
             write(&attribute(&edge.port, "bConfigurationValue"), value);
@@ -65,8 +71,7 @@ fn a_device_configured_anew() {
 
 #[test]
 fn a_device_reset() {
-    let gadgets = Gadget::several(1);
-    is_no_event(&gadgets[0], |edge| {
+    is_no_event(|edge| {
         let context = rusb::Context::new().unwrap();
         let devices = context.devices().unwrap();
         let is_it = |device: &rusb::Device<rusb::Context>| {
@@ -99,9 +104,17 @@ fn drivers_unbound_and_bound_again() {
         write(&driver.join("usb/bind"), &port);
         rig.kernel.wait_for("bind", 1);
     }
-    qmp.unplug(&keyboard);
-    rig.kernel.wait_for("remove", 1);
-    assert_eq!(story(&rig.finish()), [format!("attach {port}"), format!("detach {port}")]);
+    // As in `is_no_event`.
+    let tablet = qmp.plug("usb-tablet", json!({"bus": "xhci1.0"}));
+    let later = rig.kernel.wait_for("bind", 1).remove(0).port;
+    let arrivals = [format!("attach {port}"), format!("attach {later}")];
+    assert_eq!(story(&rig.wait()), arrivals);
+    for id in [&keyboard, &tablet] {
+        qmp.unplug(id);
+        rig.kernel.wait_for("remove", 1);
+    }
+    let departures = [format!("detach {port}"), format!("detach {later}")];
+    assert_eq!(story(&rig.finish()), [arrivals, departures].concat());
 }
 
 /// The kernel counts how long a device was awake.
