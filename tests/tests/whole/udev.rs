@@ -114,10 +114,14 @@ impl Machine {
     pub fn unplug(&mut self, port: &str) {
         let is_below = |other: &String| other.starts_with(&format!("{port}."));
         let present: Vec<String> = self.bus.devices().into_iter().map(|device| device.port).collect();
-        for leaf in present.iter().rev().filter(|other| is_below(other)).map(String::as_str).chain([port]) {
-            self.notify("remove", leaf);
-        }
+        let leaving = present.iter().rev().filter(|other| is_below(other)).map(String::as_str).chain([port]);
+        let messages: Vec<_> =
+            leaving.map(|leaf| (leaf, self.bus.message("remove", leaf).unwrap())).collect();
+        // The kernel takes the attributes away before it says so (device_del() in drivers/base/core.c).
         self.bus.unplug_silent(port).unwrap();
+        for (leaf, message) in messages {
+            self.notify_late(&message, "remove", leaf);
+        }
     }
 
     /// A device that is there for no longer than its helpers take.
