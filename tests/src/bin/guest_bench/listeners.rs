@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Clock ticks of `/proc/PID/stat` in a second.
 const TICKS: f64 = 100.0;
 
-/// Each scan reads every root hub, of which there are 40.
+/// As it is by default: the tests scan more often.
 const DEFAULT_INTERVAL: &str = "AUTOWEAVE_USB__MONITORING__INTERVAL=5000";
 
 pub type Start = fn() -> Listener;
