@@ -1,7 +1,5 @@
 //! Gadgets that come and go: the specification's 1,000 cycles, and 32 devices at once.
 
-use std::time::Duration;
-
 use autoweave_usb_tests::guest::{GADGETS_MAX, Gadget, Pace, cycle, memory_kib};
 
 use crate::rig::Rig;
@@ -31,8 +29,7 @@ fn a_thousand_cycles_are_all_in_the_stream_and_memory_does_not_grow() {
 fn what_stays_for_a_while_is_told_with_its_strings() {
     let gadgets = Gadget::several(8);
     let mut rig = Rig::start(&[]);
-    let pace = Pace { hold: Duration::from_millis(300), gap: Duration::from_millis(100) };
-    cycle(&mut rig.kernel, &gadgets, 5, pace);
+    rig.plug_and_unplug(&gadgets, 5);
     for entry in rig.finish() {
         let serial = entry.get("product_id").parse::<usize>().map(|id| format!("SN{:06}", id - 1));
         let found =

@@ -1,9 +1,8 @@
 //! A daemon that may do nothing in particular hears what one of root's hears.
 
 use std::fs;
-use std::time::Duration;
 
-use autoweave_usb_tests::guest::{Gadget, Pace, cycle};
+use autoweave_usb_tests::guest::Gadget;
 
 use crate::rig::Rig;
 
@@ -24,8 +23,7 @@ const CONTAINER: &[&str] = &["unshare", "--net", "--ipc", "--uts", "--mount"];
 fn tells_all_as(words: &[&str]) {
     let gadgets = Gadget::several(8);
     let mut rig = Rig::start_under(words, &[]);
-    let pace = Pace { hold: Duration::from_millis(200), gap: Duration::ZERO };
-    cycle(&mut rig.kernel, &gadgets, 5, pace);
+    rig.plug_and_unplug(&gadgets, 5);
     let told = rig.finish();
     assert_eq!(told.len(), 80);
     for entry in told {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use autoweave_usb_tests::guest::{Daemon, Entry, Kernel, Redis, changes, compare, wait_until};
+use autoweave_usb_tests::guest::{Daemon, Entry, Gadget, Kernel, Redis, changes, compare, wait_until};
 use tempfile::TempDir;
 
 pub struct Rig {
@@ -23,6 +23,19 @@ impl Rig {
         open_to_all(state.path());
         let daemon = Daemon::start_under(words, &redis, state.path(), arguments);
         Self { kernel: Kernel::listen(), redis, state, daemon }
+    }
+
+    /// Plugs and unplugs these together, each time when everything before is told: what is there that long is read in
+    /// full on the slowest machine.
+    pub fn plug_and_unplug(&mut self, gadgets: &[Gadget], times: usize) {
+        for _ in 0..times {
+            gadgets.iter().for_each(Gadget::plug);
+            self.kernel.wait_for("bind", gadgets.len());
+            self.wait();
+            gadgets.iter().for_each(Gadget::unplug);
+            self.kernel.wait_for("remove", gadgets.len());
+            self.wait();
+        }
     }
 
     /// Waits until the stream has an entry for every edge that the kernel told, and returns those entries.

@@ -10,7 +10,7 @@ use crate::tools::text;
 
 /// What a change is tested with each time, of each kind the most telling.
 const SMOKE: [&str; 6] = [
-    "gadgets::",
+    "gadgets::what_stays_",
     "hubs::children_",
     "kinds::",
     "privileges::a_user_without_privileges_hears",
