@@ -29,7 +29,8 @@ pub use stream::{Entry, changes, compare, story};
 /// How long anything may take before it counts as never; everything is emulated.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Looking takes the time of what is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Waits until `condition` holds, or panics after [`PATIENCE`].
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

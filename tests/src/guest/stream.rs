@@ -22,6 +22,12 @@ impl Entry {
         self.fields.get(name).map_or("", String::as_str)
     }
 
+    /// Whether the device could be read in time. The daemon waits 200 ms for that, which an emulated machine with other
+    /// work may exceed.
+    pub fn is_complete(&self) -> bool {
+        !self.get("device_descriptor").is_empty()
+    }
+
     /// The device's port as sysfs names it.
     pub fn port(&self) -> String {
         match self.get("port_path") {

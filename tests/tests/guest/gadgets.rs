@@ -2,7 +2,7 @@
 
 use autoweave_usb_tests::guest::{GADGETS_MAX, Gadget, Pace, cycle, memory_kib};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, complete};
 
 const CYCLES: usize = 1000;
 
@@ -30,7 +30,7 @@ fn what_stays_for_a_while_is_told_with_its_strings() {
     let gadgets = Gadget::several(8);
     let mut rig = Rig::start(&[]);
     rig.plug_and_unplug(&gadgets, 5);
-    for entry in rig.finish() {
+    for entry in complete(rig.finish()) {
         let serial = entry.get("product_id").parse::<usize>().map(|id| format!("SN{:06}", id - 1));
         let found =
             (entry.get("manufacturer"), entry.get("product"), Ok(entry.get("serial_number").to_owned()));

@@ -80,6 +80,9 @@ const KINDS: [Kind; 7] = [
     },
 ];
 
+/// How often one is plugged until it could be read in time.
+const ATTEMPTS: usize = 3;
+
 /// What a device of this kind is plugged with, made first where QEMU has to have it.
 fn properties(qmp: &mut Qmp, driver: &str) -> Value {
     let backend = qmp.name("backend");
@@ -115,26 +118,37 @@ fn serial(driver: &str) -> String {
 fn each_kind_is_told_as_what_it_is() {
     let mut qmp = Qmp::open();
     let mut rig = Rig::start(&[]);
-    for (controller, kind) in KINDS.iter().enumerate() {
-        let mut properties = properties(&mut qmp, kind.driver);
-        properties["bus"] = format!("xhci{}.0", controller % 4).into();
-        let id = qmp.plug(kind.driver, properties);
-        let port = rig.kernel.wait_for("bind", 1).remove(0).port;
-        let is_told = |entry: &Entry| entry.get("action") == "attach" && entry.port() == port;
-        let mut told = None;
-        wait_until(kind.driver, || {
-            told = rig.redis.entries().into_iter().rfind(is_told);
-            told.is_some()
+    let mut plugged = Vec::new();
+    for kind in &KINDS {
+        let is_read = (0..ATTEMPTS).any(|_| {
+            plugged.push(kind);
+            is_told(&mut qmp, &mut rig, kind)
         });
-        check(kind, &told.unwrap());
-        qmp.unplug(&id);
-        rig.kernel.wait_for("remove", 1);
+        assert!(is_read, "{}: never read in time", kind.driver);
     }
     let told = rig.finish();
-    for (kind, pair) in KINDS.iter().zip(told.chunks(2)) {
+    for (kind, pair) in plugged.iter().zip(told.chunks(2)) {
         assert_eq!(pair[1].get("action"), "detach");
-        check(kind, &pair[1]);
+        if pair[1].is_complete() {
+            check(kind, &pair[1]);
+        }
     }
+}
+
+/// Plugs and unplugs one. Whether it could be read in time.
+fn is_told(qmp: &mut Qmp, rig: &mut Rig, kind: &Kind) -> bool {
+    let mut properties = properties(qmp, kind.driver);
+    properties["bus"] = "xhci0.0".into();
+    let id = qmp.plug(kind.driver, properties);
+    rig.kernel.wait_for("bind", 1);
+    let attach = rig.wait().pop().expect("there is one by now");
+    if attach.is_complete() {
+        check(kind, &attach);
+    }
+    qmp.unplug(&id);
+    rig.kernel.wait_for("remove", 1);
+    rig.wait();
+    attach.is_complete()
 }
 
 /// What drivers make for each kind; a disk is found after a second.

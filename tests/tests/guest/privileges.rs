@@ -4,7 +4,7 @@ use std::fs;
 
 use autoweave_usb_tests::guest::Gadget;
 
-use crate::rig::Rig;
+use crate::rig::{Rig, complete};
 
 /// `nobody`, and nothing that root has.
 const NOBODY: &[&str] = &[
@@ -26,7 +26,7 @@ fn tells_all_as(words: &[&str]) {
     rig.plug_and_unplug(&gadgets, 5);
     let told = rig.finish();
     assert_eq!(told.len(), 80);
-    for entry in told {
+    for entry in complete(told) {
         assert!(entry.get("serial_number").starts_with("SN"), "{entry:?}");
         assert_eq!(entry.get("source"), "uevent");
     }
