@@ -80,6 +80,9 @@ const KINDS: [Kind; 7] = [
     },
 ];
 
+/// The first configuration of `usb-net`: what is told of it where Linux has not chosen the other yet.
+const RNDIS: &[Class] = &[(2, 2, 255), (10, 0, 0)];
+
 /// How often one is plugged until it could be read in time.
 const ATTEMPTS: usize = 3;
 
@@ -197,5 +200,6 @@ fn check(kind: &Kind, entry: &Entry) {
             (number(interface, "class"), number(interface, "subclass"), number(interface, "protocol"))
         })
         .collect();
-    assert_eq!(classes, kind.interfaces, "{what}: {entry:?}");
+    let is_unconfigured = what == "usb-net" && classes == RNDIS;
+    assert!(classes == kind.interfaces || is_unconfigured, "{what}: {classes:?}, {entry:?}");
 }
