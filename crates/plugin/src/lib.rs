@@ -1,0 +1,3 @@
+//! Plugins: packages whose programs are run when a device they asked for comes or goes.
+
+pub mod manifest;
