@@ -1,0 +1,7 @@
+//! Real packages, real processes, a real sandbox.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod escape;
+mod support;
+mod worker;
