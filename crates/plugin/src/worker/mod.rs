@@ -7,7 +7,7 @@ mod pipes;
 
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -84,7 +84,7 @@ pub struct Exit {
 /// Why [`Worker::idle`] came back.
 #[derive(Debug)]
 pub enum Idle {
-    /// The waker has something to read.
+    /// The waker has something to read, or the time has passed.
     Woken,
     /// The worker is no more.
     Ended(WorkerFault),
@@ -101,6 +101,11 @@ pub struct Worker {
     stdout: Lines,
     reaped: bool,
 }
+
+/// Ends a worker from another thread, which its own then finds crashed. Holds on to the process, so that it never
+/// hits another one that got its number.
+#[derive(Debug)]
+pub struct Killer(OwnedFd);
 
 struct Log {
     sink: LogSink,
@@ -146,6 +151,14 @@ impl Worker {
         self.child.id()
     }
 
+    /// A handle by which another thread can end it.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn killer(&self) -> io::Result<Killer> {
+        self.pipes.process().map(Killer)
+    }
+
     /// Hands over an event and waits for its `done`. `delivery` counts from 1.
     ///
     /// # Errors
@@ -161,14 +174,16 @@ impl Worker {
         Ok(verdict)
     }
 
-    /// Waits until `waker` has something to read, and takes what the plugin logs meanwhile.
-    pub fn idle(&mut self, waker: BorrowedFd<'_>) -> Idle {
+    /// Waits until `waker` has something to read or `timeout`, if there is one, has passed, and takes what the
+    /// plugin logs meanwhile.
+    pub fn idle(&mut self, waker: BorrowedFd<'_>, timeout: Option<Duration>) -> Idle {
+        let end = timeout.map(|timeout| Instant::now() + timeout);
         loop {
-            let found = match self.pipes.wait(None, Some(waker)) {
+            let found = match self.pipes.wait(end, Some(waker)) {
                 Ok(found) => found,
                 Err(error) => return Idle::Ended(error.into()),
             };
-            let woken = found.woken;
+            let woken = found.woken || end.is_some_and(|end| Instant::now() >= end);
             match self.take(found) {
                 Ok(None) if woken => return Idle::Woken,
                 Ok(None) => {}
@@ -276,6 +291,16 @@ impl Worker {
         let status = self.child.try_wait().ok().flatten();
         self.reaped = status.is_some();
         Exit { status, last_words: self.log.last_words.clone() }
+    }
+}
+
+impl Killer {
+    /// Kills the process; one that is gone already stays gone.
+    #[expect(unsafe_code, reason = "a system call that no library has")]
+    pub fn kill(&self) {
+        let nothing = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: the descriptor is ours, and without a siginfo the kernel touches no memory.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, nothing, 0) };
     }
 }
 

@@ -61,6 +61,11 @@ impl Pipes {
         Ok(Self { stdin: Some(stdin), stdout, stderr, process, outgoing: Vec::new() })
     }
 
+    /// The process by another descriptor.
+    pub(super) fn process(&self) -> io::Result<OwnedFd> {
+        self.process.try_clone()
+    }
+
     /// Queues a line.
     pub(super) fn send(&mut self, line: &[u8]) {
         self.outgoing.extend_from_slice(line);

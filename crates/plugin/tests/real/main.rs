@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod escape;
+mod loader;
 mod support;
 mod worker;

@@ -201,9 +201,9 @@ fn an_idle_worker_wakes_and_its_end_is_noticed() {
     let plugin = Plugin::shell("ready; echo idle >&2; sleep 0.3; exit 7");
     let mut worker = plugin.start().unwrap();
     std::io::Write::write_all(&mut &writer, b"x").unwrap();
-    assert!(matches!(worker.idle(reader.as_fd()), Idle::Woken));
+    assert!(matches!(worker.idle(reader.as_fd(), None), Idle::Woken));
     std::io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
-    let Idle::Ended(WorkerFault::Exited(exit)) = worker.idle(reader.as_fd()) else { panic!() };
+    let Idle::Ended(WorkerFault::Exited(exit)) = worker.idle(reader.as_fd(), None) else { panic!() };
     assert_eq!(exit.to_string(), "with code 7, its last words: idle");
 }
 

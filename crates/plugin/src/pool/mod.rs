@@ -1,0 +1,326 @@
+//! The workers of one plugin: up to `max_workers` threads, each with a process of its own that it starts when it
+//! first gets an event. The kernel ends a process with the thread that started it, so they stay together.
+//!
+//! A new version is tried by one thread beside its old worker. Once it is ready, it is the pool's, and every
+//! thread changes over when it is done with its event; if it does not become ready, nothing has changed.
+
+mod queue;
+mod slot;
+
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Action, Event};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::breaker::Breaker;
+use crate::launch::Launch;
+use crate::package::Package;
+use crate::report::{Report, Sink};
+use crate::worker::{Deadlines, Killer};
+use queue::{Job, Queue};
+
+/// Events that wait for a plugin; who brings more waits.
+const WAITING_MAX: usize = 256;
+
+/// Workers of a plugin: what a manifest may ask for.
+const SLOTS_MAX: usize = 8;
+
+/// How a pool treats its plugin.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// How long a plugin may take.
+    pub deadlines: Deadlines,
+    /// How often an event is delivered before it is given up; 1 or more.
+    pub deliveries_max: u32,
+    /// How long an event waits while its plugin's circuit is open, before it is given up.
+    pub patience: Duration,
+}
+
+/// A version of a plugin, and how it is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    pub(crate) package: Package,
+    pub(crate) launch: Launch,
+}
+
+/// How an event went with one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The plugin's name.
+    pub plugin: String,
+    /// The last delivery's number, as the plugin was told; the first one's where there was none.
+    pub deliveries: u32,
+    /// How it ended.
+    pub ending: Ending,
+}
+
+/// How an event ended with one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The plugin is done with it.
+    Done,
+    /// It failed for good: this is for the dead letters.
+    GaveUp {
+        /// Why.
+        error: String,
+    },
+    /// The plugin was removed before it was done.
+    Removed,
+    /// The loader ends: not to be acknowledged, it has to be delivered again.
+    Left,
+}
+
+/// Numbers for metrics and `/health`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tallies {
+    /// Events it is done with.
+    pub done: u64,
+    /// Events that were given up.
+    pub given_up: u64,
+    /// Deliveries that failed, whether tried again or not.
+    pub failed: u64,
+    /// Workers that crashed, hung or broke the protocol.
+    pub crashes: u64,
+    /// Processes that run now.
+    pub workers: usize,
+    /// Events that wait now.
+    pub waiting: usize,
+    /// Whether the circuit is open.
+    pub circuit_open: bool,
+}
+
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    name: String,
+    policy: Policy,
+    report: Sink,
+    state: Mutex<State>,
+    room: Condvar,
+    /// One for each slot; a byte in it ends the slot's wait.
+    wakers: Vec<PipeWriter>,
+}
+
+struct State {
+    queue: Queue,
+    version: Arc<Version>,
+    candidate: Option<Candidate>,
+    breaker: Breaker,
+    /// Of the last crash.
+    last_error: String,
+    closing: Option<Ending>,
+    /// By slot: how to end its process.
+    workers: Vec<Option<Killer>>,
+    /// Slots whose threads have not ended.
+    slots_left: usize,
+    tallies: Tallies,
+}
+
+/// A version to be tried, and who wants to know whether it became ready.
+struct Candidate {
+    version: Arc<Version>,
+    reply: Sender<Result<(), String>>,
+}
+
+impl Pool {
+    /// Starts the threads, and one worker.
+    ///
+    /// # Errors
+    /// Why it did not become ready.
+    pub(crate) fn open(version: Version, policy: Policy, report: Sink) -> Result<Self, String> {
+        let (name, version) = (version.package.manifest.name.clone(), Arc::new(version));
+        let (mut wakers, mut readers) = (Vec::new(), Vec::new());
+        for _ in 0..SLOTS_MAX {
+            let (reader, writer) = waker().map_err(|error| format!("cannot make a pipe: {error}"))?;
+            readers.push(reader);
+            wakers.push(writer);
+        }
+        let state = State {
+            queue: Queue::new(SLOTS_MAX),
+            version: Arc::clone(&version),
+            candidate: None,
+            breaker: Breaker::default(),
+            last_error: String::new(),
+            closing: None,
+            workers: (0..SLOTS_MAX).map(|_| None).collect(),
+            slots_left: SLOTS_MAX,
+            tallies: Tallies::default(),
+        };
+        let shared =
+            Arc::new(Shared { name, policy, report, state: Mutex::new(state), room: Condvar::new(), wakers });
+        let mut threads = Vec::new();
+        for (slot, reader) in readers.into_iter().enumerate() {
+            let shared = Arc::clone(&shared);
+            let thread = thread::Builder::new()
+                .name(format!("plugin-{slot}"))
+                .spawn(move || slot::run(&shared, slot, &reader));
+            threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
+        }
+        let pool = Self { shared, threads: Mutex::new(threads) };
+        match pool.try_version(version) {
+            Ok(()) => Ok(pool),
+            Err(error) => {
+                pool.begin_to_close(Ending::Removed);
+                pool.close(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes over to another version once one of its workers is ready; waits for that.
+    ///
+    /// # Errors
+    /// Why none is: nothing has changed.
+    pub(crate) fn swap(&self, version: Version) -> Result<(), String> {
+        self.try_version(Arc::new(version))
+    }
+
+    fn try_version(&self, version: Arc<Version>) -> Result<(), String> {
+        let (reply, answer) = channel();
+        self.shared.lock().candidate = Some(Candidate { version, reply });
+        self.shared.wake_all();
+        answer.recv().unwrap_or_else(|_| Err("the plugin was removed meanwhile".to_owned()))
+    }
+
+    /// Queues an event if the plugin hears such, and waits for room if there is none. `delivery` is the number
+    /// of its first delivery.
+    pub(crate) fn submit(&self, event: &Arc<Event>, delivery: u32, reply: Sender<Outcome>) -> bool {
+        let mut state = self.shared.lock();
+        if !state.version.hears(event) {
+            return false;
+        }
+        while state.queue.len() >= WAITING_MAX && state.closing.is_none() {
+            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let job = self.shared.job(event, delivery, Some(reply));
+        match state.closing.clone() {
+            Some(ending) => self.shared.answer(&job, ending),
+            None => state.queue.push(job),
+        }
+        drop(state);
+        self.shared.wake_one();
+        true
+    }
+
+    /// Queues attaches before all others, whether there is room or not: what is there when a version starts.
+    pub(crate) fn submit_first(&self, events: impl Iterator<Item = Arc<Event>>) {
+        let mut state = self.shared.lock();
+        let heard = events.filter(|event| state.version.hears(event));
+        let jobs = heard.map(|event| self.shared.job(&event, 1, None)).collect();
+        state.queue.push_first(jobs);
+        drop(state);
+        self.shared.wake_all();
+    }
+
+    pub(crate) fn version(&self) -> Arc<Version> {
+        Arc::clone(&self.shared.lock().version)
+    }
+
+    pub(crate) fn tallies(&self) -> Tallies {
+        let state = self.shared.lock();
+        Tallies {
+            workers: state.workers.iter().flatten().count(),
+            waiting: state.queue.len(),
+            circuit_open: state.breaker.is_open(),
+            ..state.tallies
+        }
+    }
+
+    /// No more is delivered; what waited ends as `ending`.
+    pub(crate) fn begin_to_close(&self, ending: Ending) {
+        let mut state = self.shared.lock();
+        for job in state.queue.remove(|_| true) {
+            self.shared.answer(&job, ending.clone());
+        }
+        state.closing = Some(ending);
+        state.candidate = None;
+        drop(state);
+        self.shared.room.notify_all();
+        self.shared.wake_all();
+    }
+
+    /// After [`Pool::begin_to_close`]: lets the workers finish what they are at and end until `end`, then ends them.
+    pub(crate) fn close(&self, end: Instant) {
+        let mut state = self.shared.lock();
+        while state.slots_left > 0 {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { break };
+            let waited = self.shared.room.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.workers.iter().flatten().for_each(Killer::kill);
+        drop(state);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        // A thread that panicked has nothing to wait for either.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Version {
+    /// Whether this version is to be told of `event`.
+    pub(crate) fn hears(&self, event: &Event) -> bool {
+        let manifest = &self.package.manifest;
+        let hook = match event.action {
+            Action::Attach => &manifest.hooks.on_usb_attach,
+            Action::Detach => &manifest.hooks.on_usb_detach,
+        };
+        hook.is_some() && manifest.permissions.usb.matches(&event.device)
+    }
+
+    fn slots(&self) -> usize {
+        usize::from(self.package.manifest.permissions.max_workers)
+    }
+}
+
+impl Shared {
+    /// A thread that panicked left nothing half-done: each change of the state is one assignment or push.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn job(&self, event: &Arc<Event>, delivery: u32, reply: Option<Sender<Outcome>>) -> Job {
+        let patience = Instant::now() + self.policy.patience;
+        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, patience, reply }
+    }
+
+    fn answer(&self, job: &Job, ending: Ending) {
+        let outcome = Outcome { plugin: self.name.clone(), deliveries: job.delivery, ending };
+        // Who asked may not want to know any more.
+        job.reply.iter().for_each(|reply| drop(reply.send(outcome.clone())));
+    }
+
+    fn wake_all(&self) {
+        (0..self.wakers.len()).for_each(|slot| self.wake(slot));
+    }
+
+    /// A slot that is free, with a worker if there is one.
+    fn wake_one(&self) {
+        let state = self.lock();
+        let free = (0..state.version.slots()).filter(|slot| !state.queue.is_running(*slot));
+        let best = free.max_by_key(|slot| (state.workers[*slot].is_some(), std::cmp::Reverse(*slot)));
+        drop(state);
+        best.into_iter().for_each(|slot| self.wake(slot));
+    }
+
+    fn wake(&self, slot: usize) {
+        // A pipe that is full wakes as well.
+        let _ = (&self.wakers[slot]).write(&[0]);
+    }
+
+    fn tell(&self, report: Report) {
+        (self.report)(report);
+    }
+}
+
+fn waker() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader, writer))
+}
