@@ -118,10 +118,15 @@ struct State {
     closing: Option<Ending>,
     /// By slot: how to end its process.
     workers: Vec<Option<Killer>>,
+    /// By slot: the connection whose node its process may open.
+    devices: Vec<Option<Connection>>,
     /// Slots whose threads have not ended.
     slots_left: usize,
     tallies: Tallies,
 }
+
+/// What tells one connection of a device from the next: its node has the address in its name.
+type Connection = (String, u8);
 
 /// A version to be tried, and who wants to know whether it became ready.
 struct Candidate {
@@ -150,6 +155,7 @@ impl Pool {
             last_error: String::new(),
             closing: None,
             workers: (0..SLOTS_MAX).map(|_| None).collect(),
+            devices: vec![None; SLOTS_MAX],
             slots_left: SLOTS_MAX,
             tallies: Tallies::default(),
         };
@@ -262,6 +268,27 @@ impl Pool {
     }
 }
 
+impl State {
+    fn forget_worker(&mut self, slot: usize) {
+        (self.workers[slot], self.devices[slot]) = (None, None);
+    }
+
+    /// The next job for a slot. Where devices are opened, that is one for the device its worker is for, else for one
+    /// that no worker is for, if it has no device itself or all have.
+    fn take(&mut self, slot: usize, now: Instant) -> Option<Job> {
+        let devices = &self.devices[..self.version.slots()];
+        let opens = self.version.opens();
+        let may = |event: &Event| {
+            let connection = slot::connection(&event.device);
+            match devices.iter().position(|device| device.as_ref() == Some(&connection)) {
+                Some(holder) => holder == slot,
+                None => devices[slot].is_none() || devices.iter().all(Option::is_some),
+            }
+        };
+        self.queue.take(slot, now, |event| !opens || may(event))
+    }
+}
+
 impl Version {
     /// Whether this version is to be told of `event`.
     pub(crate) fn hears(&self, event: &Event) -> bool {
@@ -271,6 +298,11 @@ impl Version {
             Action::Detach => &manifest.hooks.on_usb_detach,
         };
         hook.is_some() && manifest.permissions.usb.matches(&event.device)
+    }
+
+    /// Whether its workers open devices, and so are for one device each.
+    fn opens(&self) -> bool {
+        self.package.manifest.permissions.usb.open
     }
 
     fn slots(&self) -> usize {
@@ -299,9 +331,13 @@ impl Shared {
         (0..self.wakers.len()).for_each(|slot| self.wake(slot));
     }
 
-    /// A slot that is free, with a worker if there is one.
+    /// A slot that is free, with a worker if there is one; all where only one of them may be the right one.
     fn wake_one(&self) {
         let state = self.lock();
+        if state.version.opens() {
+            drop(state);
+            return self.wake_all();
+        }
         let free = (0..state.version.slots()).filter(|slot| !state.queue.is_running(*slot));
         let best = free.max_by_key(|slot| (state.workers[*slot].is_some(), std::cmp::Reverse(*slot)));
         drop(state);

@@ -54,25 +54,19 @@ impl Queue {
         jobs.into_iter().rev().for_each(|job| self.waiting.push_front(job));
     }
 
-    /// The first job whose device nobody is at and no earlier job is for. The slot is at it until
-    /// [`Queue::finished`]. With `prefers`, one of those comes before the others.
-    pub(super) fn take(
-        &mut self,
-        slot: usize,
-        now: Instant,
-        prefers: impl Fn(&Event) -> bool,
-    ) -> Option<Job> {
+    /// The first job that `may` be taken, whose device nobody is at and no earlier job is for. The slot is at it
+    /// until [`Queue::finished`].
+    pub(super) fn take(&mut self, slot: usize, now: Instant, may: impl Fn(&Event) -> bool) -> Option<Job> {
         let runnable = |index: &usize| {
             let job = &self.waiting[*index];
-            let mut before =
-                self.running.iter().flatten().chain(self.waiting.range(..*index).map(|job| &job.event));
-            job.not_before.is_none_or(|time| time <= now) && !before.any(|event| conflict(event, &job.event))
+            let earlier = self.waiting.range(..*index).map(|job| &job.event);
+            let mut before = self.running.iter().flatten().chain(earlier);
+            job.not_before.is_none_or(|time| time <= now)
+                && may(&job.event)
+                && !before.any(|event| conflict(event, &job.event))
         };
-        let mut runnable = (0..self.waiting.len()).filter(runnable);
-        let first = runnable.next()?;
-        let preferred =
-            std::iter::once(first).chain(runnable).find(|index| prefers(&self.waiting[*index].event));
-        let job = self.waiting.remove(preferred.unwrap_or(first))?;
+        let first = (0..self.waiting.len()).find(runnable)?;
+        let job = self.waiting.remove(first)?;
         self.running[slot] = Some(Arc::clone(&job.event));
         Some(job)
     }
@@ -143,18 +137,18 @@ mod tests {
         [event(1, 1, 1), event(2, 1, 2), event(3, 2, 1), event(4, 3, 3)]
             .into_iter()
             .for_each(|e| queue.push(job(e, now)));
-        let first = queue.take(0, now, |_| false).unwrap();
+        let first = queue.take(0, now, |_| true).unwrap();
         assert_eq!(first.event.seq, 1);
-        assert_eq!(queue.take(1, now, |_| false).unwrap().event.seq, 4);
+        assert_eq!(queue.take(1, now, |_| true).unwrap().event.seq, 4);
         queue.finished(1);
-        assert!(queue.take(1, now, |_| false).is_none());
+        assert!(queue.take(1, now, |_| true).is_none());
         // Tried again later: what comes after it waits with it.
         queue.finished(0);
         let later = now + Duration::from_secs(1);
         queue.push_first(vec![Job { not_before: Some(later), ..first }]);
-        assert!(queue.take(0, now, |_| false).is_none());
+        assert!(queue.take(0, now, |_| true).is_none());
         assert_eq!(queue.next_time(), Some(later));
-        assert_eq!(queue.take(0, later, |_| false).unwrap().event.seq, 1);
+        assert_eq!(queue.take(0, later, |_| true).unwrap().event.seq, 1);
         queue.finished(0);
         assert_eq!(queue.take(0, now, |event| event.seq == 3).unwrap().event.seq, 3);
     }
@@ -172,11 +166,11 @@ mod tests {
             }
             let (mut at, mut heard): ([Option<Job>; 3], Vec<Arc<Event>>) = Default::default();
             let finish = (0..3).cycle().take(400).map(|slot| (slot, false, false));
-            for (slot, again, prefers) in choices.into_iter().chain(finish) {
+            for (slot, again, picks) in choices.into_iter().chain(finish) {
                 match at[slot].take() {
                     Some(job) if again => { queue.finished(slot); queue.push_first(vec![job]); }
                     Some(job) => { queue.finished(slot); heard.push(job.event); }
-                    None => at[slot] = queue.take(slot, now, |event| prefers && event.seq % 2 == 0),
+                    None => at[slot] = queue.take(slot, now, |event| !picks || event.seq % 2 == 0),
                 }
             }
             prop_assert_eq!(heard.len(), ports.len());

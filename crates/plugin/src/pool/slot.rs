@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Action, Device, Event};
+use autoweave_usb_device::{Action, Device};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::Job;
-use super::{Candidate, Ending, Shared, State, Version};
+use super::{Candidate, Connection, Ending, Shared, State, Version};
 use crate::breaker::{Breaker, doubled};
 use crate::protocol::Verdict;
 use crate::report::Report;
@@ -19,14 +19,14 @@ use crate::worker::{Idle, Worker, WorkerFault};
 /// Before an event is delivered a second time; doubled each time.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 
-const AGAIN_MAX: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// A worker and what it was started for.
 struct Running {
     worker: Worker,
     version: Arc<Version>,
     /// The device whose node it may open.
-    device: Option<(String, u8)>,
+    device: Option<Connection>,
 }
 
 /// What a slot does next.
@@ -88,9 +88,7 @@ impl Slot<'_> {
             let patience = state.queue.patience().filter(|_| state.breaker.is_open());
             return Step::Wait(state.breaker.not_before().into_iter().chain(patience).min());
         }
-        let device = self.running.as_ref().and_then(|running| running.device.clone());
-        let prefers = |event: &Event| device.as_ref() == Some(&connection(&event.device));
-        match state.queue.take(self.index, now, prefers) {
+        match state.take(self.index, now) {
             Some(job) => {
                 let (version, more) = (Arc::clone(&state.version), state.queue.len() > 0);
                 drop(state);
@@ -204,7 +202,7 @@ impl Slot<'_> {
     fn start(
         &mut self,
         version: Arc<Version>,
-        device: Option<((String, u8), PathBuf)>,
+        device: Option<(Connection, PathBuf)>,
     ) -> Result<Running, WorkerFault> {
         let (report, plugin) = (Arc::clone(&self.shared.report), self.shared.name.clone());
         let sink = Box::new(move |line| report(Report::Log { plugin: plugin.clone(), line }));
@@ -219,9 +217,11 @@ impl Slot<'_> {
     fn take_over(&mut self, running: Running) {
         let (plugin, process) = (self.shared.name.clone(), running.worker.id());
         self.shared.tell(Report::Started { plugin, process, restart: std::mem::take(&mut self.crashed) });
-        let killer = running.worker.killer().ok();
+        let mut state = self.shared.lock();
+        state.workers[self.index] = running.worker.killer().ok();
+        state.devices[self.index].clone_from(&running.device);
+        drop(state);
         self.running = Some(running);
-        self.shared.lock().workers[self.index] = killer;
     }
 
     fn try_version(&mut self, candidate: Candidate) {
@@ -243,7 +243,7 @@ impl Slot<'_> {
     fn retire(&mut self) {
         let Some(running) = self.running.take() else { return };
         let ended = running.worker.shut_down();
-        self.shared.lock().workers[self.index] = None;
+        self.shared.lock().forget_worker(self.index);
         if let Err(fault) = ended {
             let (plugin, error) = (self.shared.name.clone(), fault.to_string());
             self.shared.tell(Report::ShutdownFailed { plugin, error });
@@ -254,7 +254,7 @@ impl Slot<'_> {
         let (plugin, error, now) = (self.shared.name.clone(), fault.to_string(), Instant::now());
         self.crashed = true;
         let mut state = self.shared.lock();
-        state.workers[self.index] = None;
+        state.forget_worker(self.index);
         state.tallies.crashes += 1;
         state.last_error.clone_from(&error);
         let wait = state.breaker.crashed(now) - now;
@@ -292,8 +292,7 @@ impl Slot<'_> {
     }
 }
 
-/// What tells one connection of a device from the next: the node has the address in its name.
-fn connection(device: &Device) -> (String, u8) {
+pub(super) fn connection(device: &Device) -> Connection {
     (device.device_id.clone(), device.device_address)
 }
 

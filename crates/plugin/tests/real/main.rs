@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod escape;
+mod examples;
 mod loader;
 mod support;
 mod worker;
