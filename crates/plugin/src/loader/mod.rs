@@ -12,9 +12,9 @@ use std::fs;
 use std::io::{self, PipeWriter};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Action, Event, Reason};
@@ -80,7 +80,8 @@ pub struct Loader {
     inner: Arc<Inner>,
     /// Closed to end the thread.
     stop: Option<PipeWriter>,
-    watcher: Option<JoinHandle<()>>,
+    /// Disconnected when the thread has ended.
+    watching: Receiver<()>,
 }
 
 /// An event on its way to plugins.
@@ -101,6 +102,8 @@ struct Registry {
     plugins: BTreeMap<String, Plugin>,
     /// The last attach of each device that is connected, by producer and `device_id`.
     connected: HashMap<(String, String), Arc<Event>>,
+    /// No plugin is to be added any more.
+    closing: bool,
 }
 
 struct Plugin {
@@ -134,17 +137,18 @@ impl Loader {
         let inner = Arc::new(Inner { options, report, registry: Mutex::new(registry) });
         let mut seen = BTreeMap::new();
         inner.look(&mut seen);
-        let watching = Arc::clone(&inner);
-        let watcher = thread::Builder::new()
+        let (watched, (alive, watching)) = (Arc::clone(&inner), channel());
+        thread::Builder::new()
             .name("plugin-watch".to_owned())
             .spawn(move || {
+                let _alive: Sender<()> = alive;
                 while watch.wait() == Woken::Look {
-                    watch.cover(&watching.options.directory);
-                    watching.look(&mut seen);
+                    watch.cover(&watched.options.directory);
+                    watched.look(&mut seen);
                 }
             })
             .map_err(failed(&inner.options.directory))?;
-        Ok(Self { inner, stop: Some(stop), watcher: Some(watcher) })
+        Ok(Self { inner, stop: Some(stop), watching })
     }
 
     /// Hands an event to the plugins that hear it. `delivery` is the number of its first delivery: more than 1
@@ -182,16 +186,12 @@ impl Loader {
     fn end(&mut self, grace: Duration) {
         let end = Instant::now() + grace;
         self.stop = None;
-        let begin = || {
-            let registry = self.inner.lock();
-            registry.plugins.values().for_each(|plugin| plugin.pool.begin_to_close(Ending::Left));
-        };
-        // Before, so that a version that is being tried is given up; after, for one that came meanwhile.
-        begin();
-        if let Some(watcher) = self.watcher.take() {
-            drop(watcher.join());
-        }
-        begin();
+        let mut registry = self.inner.lock();
+        registry.closing = true;
+        registry.plugins.values().for_each(|plugin| plugin.pool.begin_to_close(Ending::Left));
+        drop(registry);
+        // It may be waiting for a plugin to get ready, which it ends itself then.
+        let _ = self.watching.recv_timeout(grace);
         let plugins = std::mem::take(&mut self.inner.lock().plugins);
         plugins.values().for_each(|plugin| plugin.pool.close(end));
     }
@@ -240,6 +240,9 @@ impl Inner {
         gone.iter().for_each(|name| self.remove(name));
         seen.retain(|path, _| packages.contains(path));
         for package in packages {
+            if self.lock().closing {
+                return;
+            }
             // One that cannot be looked through is loaded nevertheless, which says why not.
             let before = fingerprint(&package).ok();
             if before.is_some() && before == seen.get(&package).copied() {
@@ -284,6 +287,12 @@ impl Inner {
                     Pool::open(Version { package, launch }, self.options.policy, Arc::clone(&self.report))
                         .map_err(|error| format!("{}: {name} did not start: {error}", directory.display()))?;
                 let mut registry = self.lock();
+                if registry.closing {
+                    drop(registry);
+                    pool.begin_to_close(Ending::Left);
+                    pool.close(Instant::now());
+                    return Ok(());
+                }
                 pool.submit_first(registry.coldplug());
                 let plugin = Plugin { pool: Arc::new(pool), directory: directory.to_owned(), previous: None };
                 registry.plugins.insert(name.clone(), plugin);

@@ -190,9 +190,12 @@ impl Pool {
 
     fn try_version(&self, version: Arc<Version>) -> Result<(), String> {
         let (reply, answer) = channel();
-        self.shared.lock().candidate = Some(Candidate { version, reply });
+        let mut state = self.shared.lock();
+        // Nobody would take it any more, nor answer.
+        state.candidate = state.closing.is_none().then_some(Candidate { version, reply });
+        drop(state);
         self.shared.wake_all();
-        answer.recv().unwrap_or_else(|_| Err("the plugin was removed meanwhile".to_owned()))
+        answer.recv().unwrap_or_else(|_| Err("the plugin is being ended".to_owned()))
     }
 
     /// Queues an event if the plugin hears such, and waits for room if there is none. `delivery` is the number

@@ -17,6 +17,7 @@ mod limits;
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
+use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -100,10 +101,25 @@ impl Identity {
     /// `nobody`, as every Linux numbers it.
     pub const NOBODY: Self = Self { uid: 65534, gid: 65534, groups: Vec::new() };
 
-    /// Who plugins run as unless told otherwise: nobody for a loader that is root, else the loader's own user.
+    /// Who plugins run as unless told otherwise: nobody for a loader that is root, else the loader's own user. So
+    /// is root of a user namespace that has no nobody.
     pub fn default_for_loader() -> Option<Self> {
-        getuid().is_root().then_some(Self::NOBODY)
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        (getuid().is_root() && is_mapped(&map, Self::NOBODY.uid)).then_some(Self::NOBODY)
     }
+}
+
+/// Whether a user namespace with this `uid_map` (user_namespaces(7)) has the user.
+fn is_mapped(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(uid))
+    })
 }
 
 /// Shuts the calling process in as `spec`, a [`Spec`] in JSON, says, and becomes the plugin. Is to be called
@@ -119,8 +135,10 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
     let rules = files::Rules::open(&spec)?;
     let uid = spec.identity.as_ref().map_or_else(|| getuid().as_raw(), |identity| identity.uid);
     limits::set(spec.data_bytes, uid).map_err(step("set limits"))?;
-    if let Some(identity) = &spec.identity {
-        become_user(identity).map_err(step("become the plugins' user"))?;
+    match &spec.identity {
+        Some(identity) => become_user(identity).map_err(step("become the plugins' user"))?,
+        None if getuid().is_root() => renounce_root().map_err(step("renounce capabilities"))?,
+        None => {}
     }
     // After the change of user, which would undo it.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("tie it to the loader"))?;
@@ -148,6 +166,15 @@ fn close_on_exec() -> Result<(), SandboxFault> {
     }
 }
 
+/// With these bits the program that is executed has no capabilities for being run by root (capabilities(7)).
+#[expect(unsafe_code, reason = "a system call that no library has")]
+fn renounce_root() -> Result<(), Errno> {
+    const NOROOT_AND_LOCKED: libc::c_ulong = 0b11;
+    // SAFETY: takes numbers and touches no memory.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NOROOT_AND_LOCKED, 0, 0, 0) };
+    Errno::result(result).map(drop)
+}
+
 /// Drops the capabilities as well: the kernel clears them when the last user id that is root goes
 /// (capabilities(7)).
 fn become_user(identity: &Identity) -> Result<(), Errno> {
@@ -156,4 +183,18 @@ fn become_user(identity: &Identity) -> Result<(), Errno> {
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_mapped;
+
+    #[test]
+    fn a_namespace_of_one_user_has_no_nobody() {
+        assert!(is_mapped("         0          0 4294967295\n", 65534));
+        assert!(is_mapped("0 1000 1\n1 100000 65536\n", 65534));
+        for map in ["0 1000 1\n", "", "0 1000", "a b c", "18446744073709551615 0 18446744073709551615"] {
+            assert!(!is_mapped(map, 65534), "{map}");
+        }
+    }
 }

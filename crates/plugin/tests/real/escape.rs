@@ -10,6 +10,7 @@ use autoweave_usb_plugin::launch::{Launch, LaunchFault};
 use autoweave_usb_plugin::package::Package;
 use autoweave_usb_plugin::protocol::Verdict;
 use autoweave_usb_plugin::sandbox::landlock_abi;
+use autoweave_usb_plugin::worker::Worker;
 
 use crate::support::{self, Plugin, attach};
 
@@ -51,7 +52,7 @@ const EACCES: i32 = libc::EACCES;
 fn tried(plugin: &Plugin, launch: &Launch) -> Vec<(String, Result<(), i32>)> {
     let log = std::sync::Arc::clone(&plugin.log);
     let sink = Box::new(move |line| log.lock().unwrap().push(line));
-    let mut worker = autoweave_usb_plugin::worker::Worker::start(launch, support::DEADLINES, sink).unwrap();
+    let mut worker = Worker::start(launch, support::DEADLINES, sink).unwrap();
     assert_eq!(worker.deliver(&attach(1), 1).unwrap(), Verdict::Done, "{:?}", plugin.logged());
     worker.shut_down().unwrap();
     let read = |line: String| {
@@ -108,7 +109,7 @@ const FILES: &str = r#"
         "symlink in": lambda: (os.symlink(at("other"), at("granted/out")), open(at("granted/out/file"))),
         "execute written": lambda: run(at("granted/program")),
         "device node": lambda: os.mknod(at("granted/node"), 0o60666, os.makedev(8, 0)),
-        "through link": lambda: open(at("link/file")), "setuid": lambda: os.setuid(0),
+        "through link": lambda: open(at("link/file")), "groups": lambda: os.setgroups([]),
         "own device": lambda: open(at("device"), "r+"), "other device": lambda: open(at("other-device")),
         "dev": lambda: os.listdir("/dev/bus"),
     "#;
@@ -148,7 +149,7 @@ fn files_beyond_what_was_granted_are_refused() {
         ("execute written", refused),
         ("device node", refused),
         ("through link", refused),
-        ("setuid", Err(EPERM)),
+        ("groups", Err(EPERM)),
         ("own device", fine),
         ("other device", refused),
         ("dev", if Path::new("/dev/bus").exists() { refused } else { Err(libc::ENOENT) }),
@@ -312,9 +313,11 @@ fn nothing_of_the_loader_is_inherited() {
     let (_place, path) = place();
     let held = fs::File::open(path.join("journal.db")).unwrap();
     nix::fcntl::fcntl(&held, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
-    let code = "import os\ndef open_ones():\n  n = []\n  for fd in range(3, 256):\n    try: os.fstat(fd); n.append(fd)\n    except OSError: pass\n  return n\n\
+    let code = "import ctypes, os\ndef capabilities():\n  header = (ctypes.c_uint32 * 2)(0x20080522, 0); data = (ctypes.c_uint32 * 6)()\n\
+        \x20 ctypes.CDLL(None).capget(header, data)\n  return f'{data[0] | data[1] | data[3] | data[4]:x}'\ndef open_ones():\n  n = []\n  for fd in range(3, 256):\n    try: os.fstat(fd); n.append(fd)\n    except OSError: pass\n  return n\n\
         def attach(event, context):\n  context['log']('info', repr(sorted(os.environ)))\n  context['log']('info', repr(len(open_ones())))\n\
-        \x20 context['log']('info', os.getcwd())\n  context['log']('info', repr(os.getgroups()))\ndef detach(e, c): pass\n";
+        \x20 context['log']('info', os.getcwd())\n  context['log']('info', repr(os.getgroups()))\n\
+        \x20 context['log']('info', capabilities())\ndef detach(e, c): pass\n";
     let plugin = Plugin::new("main.py", code);
     let mut worker = plugin.start().unwrap();
     assert_eq!(worker.deliver(&attach(1), 1).unwrap(), Verdict::Done);
@@ -324,9 +327,10 @@ fn nothing_of_the_loader_is_inherited() {
     assert_eq!(logged[0].replace(", 'LC_CTYPE'", ""), names);
     assert!(logged[1].parse::<u32>().unwrap() <= 4, "{logged:?}");
     assert_eq!(logged[2], fs::canonicalize(plugin.directory.path()).unwrap().to_str().unwrap());
-    if nix::unistd::getuid().is_root() {
+    if support::host().identity.is_some() {
         assert_eq!(logged[3], "[]");
     }
+    assert_eq!(logged[4], "0");
 }
 
 #[test]
@@ -349,4 +353,38 @@ fn the_daemons_own_files_are_never_granted() {
     }
     assert!(plan(&format!("{text}/granted")).is_ok());
     assert!(matches!(plan("/dev/bus/usb/001"), Err(LaunchFault::Devices { .. })));
+}
+
+/// Becomes a process for which the kernel has no Landlock, then the program after it: seccomp answers 444, the
+/// number of `landlock_create_ruleset` everywhere, with ENOSYS.
+const NO_LANDLOCK: &str = r#"
+import ctypes, os, struct, sys
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050000 | 38), (0x06, 0, 0, 0x7fff0000)]
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(program)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+#[test]
+fn without_landlock_only_who_is_named_runs_and_can_signal_nobody() {
+    let (_place, path) = place();
+    let tries = r#""signal": lambda: os.kill(parent, 0), "shadow": lambda: open("/etc/shadow"), "socket": lambda: socket.socket(),"#;
+    let plugin = hostile(&path, "{}", tries);
+    let package = Package::check(plugin.directory.path(), false).unwrap();
+    let mut host = support::host();
+    host.launcher_arguments = vec!["-c".into(), NO_LANDLOCK.into(), host.launcher.into()];
+    host.launcher = "/usr/bin/python3".into();
+    let fault = Worker::start(&Launch::plan(&package, &host).unwrap(), support::DEADLINES, Box::new(|_| ()))
+        .err()
+        .unwrap();
+    assert!(
+        fault.to_string().contains("with code 126, its last words: this kernel offers no Landlock"),
+        "{fault}"
+    );
+    host.without_landlock = vec!["under-test".to_owned()];
+    let launch = Launch::plan(&package, &host).unwrap();
+    let refused = Err(EPERM);
+    check(&tried(&plugin, &launch), &[("signal", refused), ("shadow", Err(EACCES)), ("socket", refused)]);
 }

@@ -20,7 +20,7 @@ use crate::support::{self, DEADLINES, event};
 fn start(name: &str, changes: &[(&str, &str, &str)]) -> (TempDir, Worker, std::sync::mpsc::Receiver<String>) {
     let copy = support::directory();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../plugins").join(name);
-    let copied = Command::new("cp").arg("-a").arg(source.join(".")).arg(copy.path()).status().unwrap();
+    let copied = Command::new("cp").arg("-R").arg(source.join(".")).arg(copy.path()).status().unwrap();
     assert!(copied.success());
     fs::set_permissions(copy.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for (file, from, to) in changes {

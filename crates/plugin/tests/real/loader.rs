@@ -394,3 +394,16 @@ fn floods_of_events_meet_a_bound_and_all_are_heard() {
     assert!(pending.into_iter().all(|pending| endings(pending) == [done("busy")]));
     assert_eq!(loader.plugins()[0].tallies.done, 3000);
 }
+
+#[test]
+fn the_end_does_not_wait_for_a_plugin_to_get_ready() {
+    let bed = Bed::new();
+    let loader = bed.open(vec![]);
+    let started = bed.output.path().join("started");
+    let code = format!("#!/bin/sh\necho >{}; sleep 1000", started.display());
+    support::write(&bed.package("never"), "never-ready", "run", &code, &bed.permissions(""));
+    until("it is being started", || started.exists());
+    let begun = Instant::now();
+    loader.close(Duration::from_millis(300));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
