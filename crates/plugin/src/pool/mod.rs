@@ -104,8 +104,6 @@ struct Shared {
     report: Sink,
     state: Mutex<State>,
     room: Condvar,
-    /// One for each slot; a byte in it ends the slot's wait.
-    wakers: Vec<PipeWriter>,
 }
 
 struct State {
@@ -120,6 +118,8 @@ struct State {
     workers: Vec<Option<Killer>>,
     /// By slot: the connection whose node its process may open.
     devices: Vec<Option<Connection>>,
+    /// By slot, for those that have a thread: a byte ends its wait.
+    wakers: Vec<PipeWriter>,
     /// Slots whose threads have not ended.
     slots_left: usize,
     tallies: Tallies,
@@ -141,12 +141,6 @@ impl Pool {
     /// Why it did not become ready.
     pub(crate) fn open(version: Version, policy: Policy, report: Sink) -> Result<Self, String> {
         let (name, version) = (version.package.manifest.name.clone(), Arc::new(version));
-        let (mut wakers, mut readers) = (Vec::new(), Vec::new());
-        for _ in 0..SLOTS_MAX {
-            let (reader, writer) = waker().map_err(|error| format!("cannot make a pipe: {error}"))?;
-            readers.push(reader);
-            wakers.push(writer);
-        }
         let state = State {
             queue: Queue::new(SLOTS_MAX),
             version: Arc::clone(&version),
@@ -156,20 +150,13 @@ impl Pool {
             closing: None,
             workers: (0..SLOTS_MAX).map(|_| None).collect(),
             devices: vec![None; SLOTS_MAX],
-            slots_left: SLOTS_MAX,
+            wakers: Vec::new(),
+            slots_left: 0,
             tallies: Tallies::default(),
         };
         let shared =
-            Arc::new(Shared { name, policy, report, state: Mutex::new(state), room: Condvar::new(), wakers });
-        let mut threads = Vec::new();
-        for (slot, reader) in readers.into_iter().enumerate() {
-            let shared = Arc::clone(&shared);
-            let thread = thread::Builder::new()
-                .name(format!("plugin-{slot}"))
-                .spawn(move || slot::run(&shared, slot, &reader));
-            threads.push(thread.map_err(|error| format!("cannot start a thread: {error}"))?);
-        }
-        let pool = Self { shared, threads: Mutex::new(threads) };
+            Arc::new(Shared { name, policy, report, state: Mutex::new(state), room: Condvar::new() });
+        let pool = Self { shared, threads: Mutex::default() };
         match pool.try_version(version) {
             Ok(()) => Ok(pool),
             Err(error) => {
@@ -189,6 +176,7 @@ impl Pool {
     }
 
     fn try_version(&self, version: Arc<Version>) -> Result<(), String> {
+        self.grow(version.slots()).map_err(|error| format!("cannot start a thread: {error}"))?;
         let (reply, answer) = channel();
         let mut state = self.shared.lock();
         // Nobody would take it any more, nor answer.
@@ -196,6 +184,25 @@ impl Pool {
         drop(state);
         self.shared.wake_all();
         answer.recv().unwrap_or_else(|_| Err("the plugin is being ended".to_owned()))
+    }
+
+    /// Starts the threads that are missing.
+    fn grow(&self, slots: usize) -> io::Result<()> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in threads.len()..slots {
+            let (reader, writer) = waker()?;
+            let shared = Arc::clone(&self.shared);
+            let builder = thread::Builder::new().name(format!("plugin-{slot}"));
+            // Held until the thread is counted: it takes itself off at its end.
+            let mut state = self.shared.lock();
+            if state.closing.is_some() {
+                break;
+            }
+            threads.push(builder.spawn(move || slot::run(&shared, slot, &reader))?);
+            state.wakers.push(writer);
+            state.slots_left += 1;
+        }
+        Ok(())
     }
 
     /// Queues an event if the plugin hears such, and waits for room if there is none. `delivery` is the number
@@ -331,30 +338,28 @@ impl Shared {
     }
 
     fn wake_all(&self) {
-        (0..self.wakers.len()).for_each(|slot| self.wake(slot));
+        self.lock().wakers.iter().for_each(wake);
     }
 
     /// A slot that is free, with a worker if there is one; all where only one of them may be the right one.
     fn wake_one(&self) {
         let state = self.lock();
         if state.version.opens() {
-            drop(state);
-            return self.wake_all();
+            return state.wakers.iter().for_each(wake);
         }
         let free = (0..state.version.slots()).filter(|slot| !state.queue.is_running(*slot));
         let best = free.max_by_key(|slot| (state.workers[*slot].is_some(), std::cmp::Reverse(*slot)));
-        drop(state);
-        best.into_iter().for_each(|slot| self.wake(slot));
-    }
-
-    fn wake(&self, slot: usize) {
-        // A pipe that is full wakes as well.
-        let _ = (&self.wakers[slot]).write(&[0]);
+        best.and_then(|slot| state.wakers.get(slot)).into_iter().for_each(wake);
     }
 
     fn tell(&self, report: Report) {
         (self.report)(report);
     }
+}
+
+/// A pipe that is full wakes as well.
+fn wake(mut waker: &PipeWriter) {
+    let _ = waker.write(&[0]);
 }
 
 fn waker() -> io::Result<(PipeReader, PipeWriter)> {

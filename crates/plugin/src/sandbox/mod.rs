@@ -7,9 +7,9 @@
 //! From inside to outside:
 //! - limits: data, processes, open files, no core dumps; ended with its loader; no new privileges;
 //! - another user and no groups or capabilities, where the loader is root;
-//! - Landlock ([`files`]): the package and what an interpreter needs, to read; what was granted; no more. TCP ports
+//! - Landlock (`files`): the package and what an interpreter needs, to read; what was granted; no more. TCP ports
 //!   (ABI 4, Linux 6.7), signals (ABI 6, Linux 6.12);
-//! - seccomp ([`calls`]): sockets, and calls no plugin needs.
+//! - seccomp (`calls`): sockets, and calls no plugin needs.
 
 mod calls;
 mod files;
