@@ -26,6 +26,7 @@ pub fn directory() -> TempDir {
     directory
 }
 
+/// The launcher is an example: `--test real` alone does not build it, a run of the whole package does.
 pub fn host() -> Host {
     let built = std::env::current_exe().unwrap();
     let launcher = built.parent().and_then(Path::parent).unwrap().join("examples/plugin_exec");
