@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask test` is what a change has to pass, here and in CI.
 
 mod bench;
+mod cross;
 mod fuzz;
 mod step;
 mod test;
@@ -29,6 +30,8 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Measures the release binary on the virtual bus, as a table.
     Bench(bench::Arguments),
+    /// Checks the daemon for Linux, macOS and Windows, and runs the one for Windows under Wine.
+    CrossCheck,
     /// Checks of style that no lint makes.
     Tidy,
 }
@@ -51,6 +54,7 @@ fn run(task: &Task) -> Result<(), String> {
         Task::Test(arguments) => test::run(arguments),
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Bench(arguments) => bench::run(arguments),
+        Task::CrossCheck => cross::run(),
         Task::Tidy => tidy::run(),
     }
 }

@@ -23,8 +23,9 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// In CI, what cannot be installed and why.
 pub fn install() -> Result<(), String> {
     let directory = target_directory()?.join("test-tools");
-    or_skip("Valkey", valkey(&directory.join("valkey")))?;
-    or_skip("a consumer in Node", node(&directory.join("node")))
+    or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
+    or_skip("the tests with Valkey", valkey(&directory.join("valkey")))?;
+    or_skip("the tests with a consumer in Node", node(&directory.join("node")))
 }
 
 /// Builds the daemon with the feature `kill-points`, under another name: the one without is built beside it.
@@ -42,12 +43,16 @@ pub fn kill_points() -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", copy.display()))
 }
 
-fn or_skip(what: &str, outcome: Result<(), String>) -> Result<(), String> {
+/// In CI an error is one; elsewhere it says that `what` is skipped, and why.
+///
+/// # Errors
+/// `outcome`'s, in CI.
+pub fn or_skip(what: &str, outcome: Result<(), String>) -> Result<(), String> {
     let Err(error) = outcome else { return Ok(()) };
     if env::var_os("CI").is_some_and(|ci| ci == "true") {
         return Err(error);
     }
-    println!("WARNING: the tests with {what} WILL BE SKIPPED: {error}");
+    println!("WARNING: {what} WILL BE SKIPPED: {error}");
     Ok(())
 }
 
@@ -84,7 +89,10 @@ fn valkey(directory: &Path) -> Result<(), String> {
 }
 
 /// The packages downloaded into `directory`.
-fn packages(directory: &Path) -> Result<Vec<PathBuf>, String> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn packages(directory: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
@@ -110,7 +118,11 @@ fn node(directory: &Path) -> Result<(), String> {
     run(npm)
 }
 
-fn text(path: &Path) -> Result<&str, String> {
+/// A path as an argument.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn text(path: &Path) -> Result<&str, String> {
     path.to_str().ok_or_else(|| format!("{}: not UTF-8", path.display()))
 }
 

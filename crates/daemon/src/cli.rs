@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -72,6 +71,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  autoweave-usbd simulate --devices 50 --cycles 20 --rate 0")]
     Simulate(Simulate),
     /// Leave word of a plug or unplug for the daemon, as udev rules do
+    #[cfg(target_os = "linux")]
     #[command(after_help = "Example:\n  autoweave-usbd notify add 1-1.2 046d c52b")]
     Notify(Notify),
     /// Print completions for a shell
@@ -92,7 +92,7 @@ pub struct Run {
     /// Where to keep the journal
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How to hear of devices: auto, uevent, libusb, udev or poll
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -102,7 +102,7 @@ pub struct Watch {
     /// One JSON object a line
     #[arg(long)]
     pub json: bool,
-    /// How to hear of devices: auto, uevent, libusb, udev or poll
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -174,7 +174,7 @@ pub struct Record {
     /// The recording; it must not exist yet
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// How to hear of devices: auto, uevent, libusb, udev or poll
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
 }
@@ -217,18 +217,19 @@ pub struct Simulate {
     pub state_dir: Option<PathBuf>,
 }
 
+#[cfg(target_os = "linux")]
 #[derive(Debug, Args)]
 pub struct Notify {
     /// What happened: add or remove
     #[arg(value_name = "ACTION")]
-    pub action: OsString,
+    pub action: std::ffi::OsString,
     /// The kernel's name of the device (udev's %k): 1-1.2, or usb1 for a root hub
     #[arg(value_name = "DEVICE")]
-    pub device: OsString,
+    pub device: std::ffi::OsString,
     /// Its vendor id in hexadecimal; without it, what $PRODUCT says
     #[arg(value_name = "VENDOR", requires = "product")]
-    pub vendor: Option<OsString>,
+    pub vendor: Option<std::ffi::OsString>,
     /// Its product id in hexadecimal
     #[arg(value_name = "PRODUCT")]
-    pub product: Option<OsString>,
+    pub product: Option<std::ffi::OsString>,
 }

@@ -4,23 +4,25 @@ mod cli;
 mod commands;
 mod config;
 mod exit;
-#[cfg(target_os = "linux")]
 mod held;
 mod http;
 #[cfg(target_os = "linux")]
 mod keeper;
 mod logging;
 mod pipeline;
+mod places;
 mod show;
 mod signals;
 mod stamp;
 mod state_dir;
+mod system;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
     if let Some(code) = commands::notify::as_helper() {
         return code;
     }

@@ -5,6 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use autoweave_usb_device::{Edge, Event};
 use ulid::Generator;
 
+use crate::system;
+
 /// Numbers and signs events.
 #[derive(Debug)]
 pub struct Stamp {
@@ -59,8 +61,5 @@ pub fn new_producer() -> String {
 
 /// The configured name of this machine, or its own.
 pub fn host(configured: Option<&String>) -> String {
-    configured.cloned().unwrap_or_else(|| {
-        nix::unistd::gethostname()
-            .map_or_else(|_| "localhost".to_owned(), |name| name.to_string_lossy().into_owned())
-    })
+    configured.cloned().or_else(system::host_name).unwrap_or_else(|| "localhost".to_owned())
 }

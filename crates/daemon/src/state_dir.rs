@@ -1,13 +1,14 @@
 //! Where the journal is kept, and where the daemon can be spoken to while it runs.
 
 use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::{env, io};
 
 use crate::exit::Failure;
+use crate::places::System;
+use crate::system;
 
-/// The directory that was asked for, else systemd's, else the usual one for root or for a user.
+/// The directory that was asked for, else systemd's, else the usual one of this system.
 pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(asked) = asked {
         return Ok(asked.to_owned());
@@ -16,24 +17,23 @@ pub fn find(asked: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(first) = env::var_os("STATE_DIRECTORY").as_deref().and_then(first_of_list) {
         return Ok(first);
     }
-    if nix::unistd::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/autoweave-usb"));
-    }
-    let home = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = home("XDG_STATE_HOME").or_else(|| Some(home("HOME")?.join(".local/state")));
-    state.map(|state| state.join("autoweave-usb")).ok_or_else(|| {
-        Failure::state(
-            "no state directory: neither $XDG_STATE_HOME nor $HOME is set; name one with --state-dir",
-        )
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    System::HERE.state_directory(system::is_privileged(), variable).ok_or_else(|| {
+        let why = System::HERE.state_variables();
+        Failure::state(format!("no state directory: {why}; name one with --state-dir"))
     })
 }
 
-/// The directory of `notify.sock`: systemd's, else the usual one for root or for a user. None where a user has none.
+/// The directory of `notify.sock`: systemd's, else the usual one for root or for a user. None where a user has none,
+/// and on systems without udev.
 pub fn runtime() -> Option<PathBuf> {
     if let Some(first) = env::var_os("RUNTIME_DIRECTORY").as_deref().and_then(first_of_list) {
         return Some(first);
     }
-    if nix::unistd::geteuid().is_root() {
+    if System::HERE != System::Linux {
+        return None;
+    }
+    if system::is_privileged() {
         return Some(PathBuf::from("/run/autoweave-usb"));
     }
     let session = env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty())?;
@@ -47,8 +47,11 @@ pub fn runtime() -> Option<PathBuf> {
 pub fn make_runtime() -> Result<Option<PathBuf>, Failure> {
     let Some(directory) = runtime() else { return Ok(None) };
     // Root's is everybody's to look into; the socket has a mode of its own.
-    let mode = if nix::unistd::geteuid().is_root() { 0o755 } else { 0o750 };
-    match DirBuilder::new().mode(mode).create(&directory) {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "the mode is Unix's"))]
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, if system::is_privileged() { 0o755 } else { 0o750 });
+    match builder.create(&directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(Failure::unavailable(format!("{}: {error}", directory.display())))
         }

@@ -14,8 +14,6 @@ pub fn kill_point(_name: &str) {}
 pub fn kill_point(name: &str) {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use nix::sys::signal::{Signal, raise};
-
     static PASSED: AtomicU64 = AtomicU64::new(0);
     let Ok(order) = std::env::var("AUTOWEAVE_USBD_KILL_AT") else { return };
     let mut words = order.splitn(3, ':');
@@ -24,7 +22,17 @@ pub fn kill_point(name: &str) {
         return;
     }
     if std::fs::File::create_new(file).is_ok() {
-        // It does not return.
-        let _ = raise(Signal::SIGKILL);
+        die();
     }
+}
+
+#[cfg(all(feature = "kill-points", unix))]
+fn die() {
+    // It does not return.
+    let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+}
+
+#[cfg(all(feature = "kill-points", not(unix)))]
+fn die() {
+    std::process::abort();
 }

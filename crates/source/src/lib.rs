@@ -24,6 +24,7 @@ mod libusb;
 #[cfg(target_os = "linux")]
 mod linux;
 mod notice;
+mod nusb;
 mod poll;
 mod position;
 mod recording;
@@ -32,27 +33,31 @@ mod source;
 mod supervisor;
 #[cfg(target_os = "linux")]
 mod udev;
+#[cfg(not(target_os = "linux"))]
+#[path = "udev/elsewhere.rs"]
+mod udev;
 mod watch;
 
 pub use counters::Counters;
 pub use events::Events;
 pub use kill_point::kill_point;
 #[cfg(target_os = "linux")]
-pub use linux::uevent;
+pub use linux::Reception;
 #[cfg(target_os = "linux")]
-pub use linux::{Reception, hears_uevents};
+pub use linux::uevent;
 pub use notice::{
     NOTICE_SOCKET, Notice, NoticeAction, NoticeArgumentError, NoticeArguments, NoticeError, SPOOL_DIRECTORY,
     SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX,
 };
-pub use poll::{enumerate, has_usb};
+pub use poll::{enumerate, has_usb, nodes};
 pub use position::Position;
 pub use recording::{RecordError, Recorder, RecordingError};
 pub use simulate::Simulation;
 pub use source::{Kind, OpenError, OpenErrors, Options, Source, SourceError, Wire};
 pub use supervisor::{Interrupter, Supervisor, Switch};
-#[cfg(target_os = "linux")]
 pub use udev::{Backlog, Notices};
 pub use watch::{Batch, Watch};
 
-use source::{Closed, Started};
+#[cfg(target_os = "linux")]
+use source::Closed;
+use source::Started;

@@ -12,10 +12,10 @@ use std::{fmt, io};
 use autoweave_usb_device::{Observed, SourceName};
 use thiserror::Error;
 
-use crate::supervisor::{Nudge, Switch};
-use crate::{Counters, Position, RecordingError, Simulation, poll, recording, simulate};
 #[cfg(target_os = "linux")]
-use crate::{Notices, Reception};
+use crate::Reception;
+use crate::supervisor::{Nudge, Switch};
+use crate::{Counters, Notices, Position, RecordingError, Simulation, nusb, poll, recording, simulate};
 
 /// Observations waiting to be taken, at most; further ones wait where they come from.
 const WAITING_MAX: usize = 1024;
@@ -27,6 +27,8 @@ pub enum Kind {
     Uevent,
     /// libusb's hot-plug callbacks, where the cargo feature `libusb` is on.
     Libusb,
+    /// The operating system's notifications, through the library nusb.
+    Nusb,
     /// Enumeration at [`Options::interval`].
     Poll,
     /// The notices of the udev helper, [`Options::notices`], and sysfs (Linux).
@@ -47,7 +49,6 @@ pub struct Options {
     /// The receive buffer to ask the kernel for, in bytes. It may grant less.
     pub receive_buffer_bytes: usize,
     /// Where the udev helper's notices arrive, if they do.
-    #[cfg(target_os = "linux")]
     pub notices: Option<Arc<Notices>>,
     /// What all of them count together.
     pub counters: Arc<Counters>,
@@ -115,6 +116,9 @@ pub enum OpenError {
     /// The source needs a cargo feature that is off.
     #[error("this program was built without the source {0}")]
     NotBuilt(SourceName),
+    /// The operating system takes no listener.
+    #[error("the operating system's notifications cannot be had: {0}")]
+    Nusb(io::Error),
     /// No more threads can be had.
     #[error("a thread cannot be started: {0}")]
     Thread(io::Error),
@@ -182,7 +186,6 @@ impl Default for Options {
             chain: Kind::system(),
             interval: Duration::from_secs(5),
             receive_buffer_bytes: 128 << 20,
-            #[cfg(target_os = "linux")]
             notices: None,
             counters: Arc::default(),
         }
@@ -194,8 +197,10 @@ impl Kind {
     pub fn system() -> Vec<Self> {
         if cfg!(target_os = "linux") {
             vec![Self::Uevent, Self::Libusb, Self::Udev, Self::Poll]
+        } else if cfg!(windows) {
+            vec![Self::Nusb, Self::Poll]
         } else {
-            vec![Self::Libusb, Self::Poll]
+            vec![Self::Nusb, Self::Libusb, Self::Poll]
         }
     }
 
@@ -204,11 +209,17 @@ impl Kind {
         match self {
             Self::Uevent => SourceName::Uevent,
             Self::Libusb => SourceName::Libusb,
+            Self::Nusb => SourceName::Nusb,
             Self::Poll => SourceName::Poll,
             Self::Udev => SourceName::Udev,
             Self::Replay(_) => SourceName::Replay,
             Self::Simulate(_) => SourceName::Simulate,
         }
+    }
+
+    /// Whether it tells of devices that are there, for as long as it is asked.
+    pub(crate) fn is_of_the_bus(&self) -> bool {
+        !matches!(self, Self::Replay(_) | Self::Simulate(_))
     }
 
     /// Whether it finds what has happened by looking, and hears of nothing.
@@ -219,7 +230,7 @@ impl Kind {
     /// Whether it may hear nothing although it can be opened: the kernel tells this namespace nothing, or no helper has
     /// been heard yet.
     #[cfg(target_os = "linux")]
-    pub(crate) fn may_be_deaf(&self, options: &Options) -> bool {
+    pub fn may_be_deaf(&self, options: &Options) -> bool {
         match self {
             Self::Uevent | Self::Libusb => !crate::linux::hears_uevents(),
             Self::Udev => options.notices.as_ref().is_some_and(|notices| !notices.has_heard()),
@@ -229,7 +240,7 @@ impl Kind {
 
     /// Whether it may hear nothing although it can be opened.
     #[cfg(not(target_os = "linux"))]
-    pub(crate) fn may_be_deaf(&self, _: &Options) -> bool {
+    pub fn may_be_deaf(&self, _: &Options) -> bool {
         false
     }
 }
@@ -267,6 +278,7 @@ impl Source {
             }
             #[cfg(not(feature = "libusb"))]
             Kind::Libusb => return Err(OpenError::NotBuilt(SourceName::Libusb)),
+            Kind::Nusb => source.start_nusb(started, nusb::listen()?)?,
             Kind::Poll => source.start_poll(started)?,
             #[cfg(target_os = "linux")]
             Kind::Udev => {
@@ -345,6 +357,12 @@ impl Source {
         Ok(())
     }
 
+    fn start_nusb(&mut self, started: Started, watch: nusb::Watch) -> Result<(), OpenError> {
+        (self.name, self.description) = (SourceName::Nusb, nusb::DESCRIPTION.to_owned());
+        self.wake = Some(nusb::spawn(started, watch).map_err(OpenError::Thread)?);
+        Ok(())
+    }
+
     fn start_poll(&mut self, started: Started) -> Result<(), OpenError> {
         self.description = format!("the bus, every {} ms", started.interval.as_millis());
         self.wake = Some(poll::spawn(started).map_err(OpenError::Thread)?);
@@ -370,11 +388,12 @@ impl Source {
         String::new()
     }
 
-    /// The number of the last message that an earlier daemon has left with the receiver.
-    pub(crate) fn inherited(&self) -> u64 {
+    /// Leaves out what its receiver was left with while another source told, and returns the number of the last of it.
+    /// Before [`Self::start`].
+    pub(crate) fn forget(&self) -> u64 {
         #[cfg(target_os = "linux")]
         if let Some(observing) = &self.observing {
-            return observing.ring.inherited();
+            return observing.forget();
         }
         0
     }

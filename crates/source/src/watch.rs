@@ -69,10 +69,14 @@ impl Watch {
         let receiver = source.source().receiver();
         let is_same = resumed.receiver == receiver;
         let resumes = is_same && !receiver.is_empty();
-        // What a receiver was left with while another source told may have been told: the scan tells the rest.
-        let inherited = if resumed == Position::default() { 0 } else { source.source().inherited() };
-        let elsewhere = Position { receiver, number: inherited, ..Position::default() };
-        let resumed = if is_same { resumed } else { elsewhere };
+        let resumed = if is_same {
+            resumed
+        } else {
+            // What came while another source told may have been told: the scan tells the rest.
+            let has_told = resumed != Position::default();
+            let number = if has_told { source.source().forget() } else { 0 };
+            Position { receiver, number, ..Position::default() }
+        };
         source.start(resumed.clone());
         Self {
             source,

@@ -247,6 +247,25 @@ impl Bus {
         self.injector.multicast(payload)
     }
 
+    /// Passes a [`Bus::message`] on as udevd does when its rules are through (`struct monitor_netlink_header`,
+    /// systemd's device-monitor.c); udevd's filter hashes are left out.
+    ///
+    /// # Errors
+    /// I/O errors of the socket.
+    pub fn send_as_udev(&self, message: &[u8]) -> io::Result<()> {
+        const HEADER_BYTES: u32 = 40;
+
+        let summary = message.iter().position(|byte| *byte == 0).map_or(0, |end| end + 1);
+        let properties = &message[summary..];
+        let length = u32::try_from(properties.len()).map_err(io::Error::other)?;
+        let mut packet = b"libudev\0\xfe\xed\xca\xfe".to_vec();
+        for number in [HEADER_BYTES, HEADER_BYTES, length, 0, 0, 0, 0] {
+            packet.extend(number.to_ne_bytes());
+        }
+        packet.extend(properties);
+        self.injector.multicast_udev(&packet)
+    }
+
     /// Gives an attribute of a device (`1-1`) or an interface (`1-1:1.0`) exactly these bytes; adds no newline.
     ///
     /// # Errors

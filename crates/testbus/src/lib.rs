@@ -21,7 +21,7 @@
 //! It takes CAP_SYS_ADMIN: root, or any user under `unshare -Ur`. Under `unshare -Ur` the bus is also deaf to the
 //! machine's real USB devices; as root of the machine their uevents reach every network namespace.
 //! Missing in comparison with a real bus: endpoint and port directories, child devices of drivers (`hidraw0`, `sda`),
-//! and device nodes that can be opened (`/dev/bus/usb/001/002` is an empty file).
+//! and device nodes that are more than files (`/dev/bus/usb/001/002` is one with the descriptors, as usbfs shows them).
 
 mod bus;
 mod descriptors;

@@ -19,6 +19,7 @@ const TYPE_UEVENT: u16 = 16;
 const TYPE_ERROR: u16 = 2;
 const FLAGS_REQUEST_ACK: u16 = 1 | 4;
 const GROUP_KERNEL: u32 = 1;
+const GROUP_UDEV: u32 = 2;
 
 const RTM_NEWLINK: u16 = 16;
 /// A new network namespace has one link, and its number is always 1 (LOOPBACK_IFINDEX).
@@ -53,7 +54,16 @@ impl Injector {
 
     /// Sends to the kernel's group from an ordinary socket, whose nl_pid is not 0.
     pub(crate) fn multicast(&self, payload: &[u8]) -> io::Result<()> {
-        let group = NetlinkAddr::new(0, GROUP_KERNEL);
+        self.send(GROUP_KERNEL, payload)
+    }
+
+    /// Sends to udev's group, as udevd does.
+    pub(crate) fn multicast_udev(&self, payload: &[u8]) -> io::Result<()> {
+        self.send(GROUP_UDEV, payload)
+    }
+
+    fn send(&self, group: u32, payload: &[u8]) -> io::Result<()> {
+        let group = NetlinkAddr::new(0, group);
         let socket = self.multicast.as_raw_fd();
         retry_interrupted(|| sendto(socket, payload, &group, MsgFlags::empty()))?;
         Ok(())

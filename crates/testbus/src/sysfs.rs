@@ -49,13 +49,14 @@ impl Tree {
                 fs::write(directory.join(name), [bytes, b"\n".as_slice()].concat())?;
             }
         }
-        fs::write(directory.join("descriptors"), descriptors::build(device))?;
+        let descriptors = descriptors::build(device);
+        fs::write(directory.join("descriptors"), &descriptors)?;
         self.link_into_bus(&directory, &attached.port.devpath(), &attached.port.to_string())?;
         let node = self.dev_bus.path().join(attached.node());
         if let Some(bus) = node.parent() {
             fs::create_dir_all(bus)?;
         }
-        fs::write(node, "")
+        fs::write(node, descriptors)
     }
 
     /// Writes what the usb driver adds by choosing a configuration, interfaces excepted.

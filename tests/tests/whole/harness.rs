@@ -14,6 +14,8 @@ use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::program::{NOBODY, has_user};
+
 /// How long anything may take before it counts as never. Only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -54,6 +56,9 @@ pub fn executable() -> PathBuf {
     path
 }
 
+/// In a user namespace of its own a daemon would poll, until it hears the first uevent that the bus sends.
+const UEVENT: (&str, &str) = ("AUTOWEAVE_USB__SOURCE__CHAIN", "uevent");
+
 /// A command line of the daemon in an environment with nothing in it but `env`: what the machine has
 /// configured does not count.
 pub fn command(env: &[(&str, &str)]) -> Command {
@@ -65,9 +70,17 @@ fn command_of(program: &Path, env: &[(&str, &str)]) -> Command {
     command
         .env_clear()
         .env("AUTOWEAVE_USB_CONFIG", "/dev/null")
+        .envs(is_in_user_namespace().then_some(UEVENT))
         .envs(env.iter().copied())
         .stdin(Stdio::null());
     command
+}
+
+/// Whether the tests are run under `unshare -Ur`.
+pub fn is_in_user_namespace() -> bool {
+    let namespace = fs::read_link("/proc/self/ns/user").unwrap();
+    // PROC_USER_INIT_INO, include/linux/proc_ns.h.
+    namespace != Path::new("user:[4026531837]")
 }
 
 /// A running daemon. Dropping it kills it, and shows its log if the test failed.
@@ -110,6 +123,10 @@ impl Daemon {
         let mut command = command_of(program, &[]);
         command.env("RUNTIME_DIRECTORY", log_directory.path()).envs(env.iter().copied());
         command.arg("run").arg("--state-dir").arg(state).args(arguments).stdout(Stdio::null()).stderr(stderr);
+        // In a user namespace of its own it would poll until it has heard a uevent; the bus sends them there as well.
+        if !has_user(NOBODY) && !arguments.contains(&"--source") {
+            command.args(["--source", "uevent"]);
+        }
         let child = command.spawn().expect("the daemon is an executable");
         Self { child, log, _log_directory: log_directory, ended: false }
     }

@@ -19,7 +19,8 @@ fn get(path: &str, headers: &str) -> TcpStream {
     client
 }
 
-fn answer(path: &str) -> (String, String) {
+/// The first line of an answer, and its body.
+pub fn answer(path: &str) -> (String, String) {
     let mut text = String::new();
     get(path, "").read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();

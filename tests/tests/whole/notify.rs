@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, command, executable, wait_until};
+use crate::harness::{PATIENCE, command, executable, is_in_user_namespace, wait_until};
 use crate::program::{Finished, Running, Unprivileged, files, finish};
 
 const DEVPATH: &str = "/devices/pci0000:00/0000:00:14.0/usb1/1-1/1-1.2";
@@ -258,6 +258,10 @@ fn udev_gets_0_where_nothing_can_be_written() {
 
 #[test]
 fn a_user_without_privileges_has_a_spool_of_its_own() {
+    if is_in_user_namespace() {
+        println!("SKIPPED: there is no other user to be");
+        return;
+    }
     let user = Unprivileged::new();
     finish(user.command().args(["notify", "add", "1-1"])).ok();
     let spool = user.home.path().join("autoweave-usb/spool");

@@ -45,3 +45,27 @@ fn polling_sees_what_comes_and_goes() {
         ]
     );
 }
+
+#[test]
+fn devices_that_do_not_answer_hold_up_no_other() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    let stuck = ["1-1", "1-2", "1-3", "1-4", "1-5"];
+    for port in stuck {
+        bus.plug_silent(port, &Device::receiver()).unwrap();
+    }
+    let state = StateDir::new();
+    let env = [QUICK, &[("AUTOWEAVE_USB__MONITORING__INTERVAL", "100")]].concat();
+    let daemon = Daemon::start_with(&bus, state.path(), &env, &["--source", "poll"]);
+    let blocked = stuck[..3].iter().map(|port| bus.make_blocking_attribute(port, "serial").unwrap());
+    let blocked: Vec<_> = blocked.collect();
+    for round in 0..3 {
+        bus.plug_silent("1-6", &Device::storage(&format!("S{round}"))).unwrap();
+        daemon.wait_until("it is told", || places(&devices(&state)) == on_bus(&bus));
+        bus.unplug_silent("1-6").unwrap();
+        daemon.wait_until("it is told", || places(&devices(&state)) == on_bus(&bus));
+    }
+    let log = daemon.stop();
+    assert!(!log.contains("the source poll failed"), "{log}");
+    drop(blocked);
+}

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::fault::{self, Instead};
 use crate::harness::{Daemon, StateDir, devices, events, executable, last_seq, wait_until};
 use crate::installed;
 use crate::invariants::{check, headline, net, on_bus};
@@ -22,15 +23,15 @@ use crate::program::{CALM, NOBODY, Unprivileged, files, finish, has_user};
 const UDEV: &[&str] = &["--source", "udev"];
 
 /// A machine with a hub, and directories that the daemon and the helper share.
-struct Machine {
-    bus: Bus,
-    state: StateDir,
+pub struct Machine {
+    pub bus: Bus,
+    pub state: StateDir,
     shared: TempDir,
     seqnum: u64,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut bus = Bus::enter().unwrap();
         bus.add_root_hub(1).unwrap();
         let shared = tempfile::tempdir().unwrap();
@@ -39,12 +40,17 @@ impl Machine {
         Self { bus, state: StateDir::new(), shared, seqnum: 1_000_000 }
     }
 
-    fn runtime(&self) -> PathBuf {
+    pub fn runtime(&self) -> PathBuf {
         self.shared.path().join("run")
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.runtime().join("notify.sock")
+    }
+
+    /// Puts something in place of the socket that is none.
+    fn break_socket(&self, daemon: &Daemon) {
+        fault::break_unix_socket(daemon.daemon_pid(), &bound_name(&self.socket(), daemon), Instead::File);
     }
 
     fn spool(&self) -> PathBuf {
@@ -68,7 +74,7 @@ impl Machine {
     }
 
     /// What udev does when the kernel says `action`; the device has to be there to be asked what the kernel says.
-    fn notify(&mut self, action: &str, port: &str) {
+    pub fn notify(&mut self, action: &str, port: &str) {
         let message = self.bus.message(action, port).unwrap();
         self.seqnum += 1;
         let fields = message.split(|byte| *byte == 0).filter_map(|field| std::str::from_utf8(field).ok());
@@ -80,13 +86,18 @@ impl Machine {
         assert_eq!(finish(&mut helper).ok().stderr, "");
     }
 
-    fn plug(&mut self, port: &str, device: &Device) {
+    pub fn plug(&mut self, port: &str, device: &Device) {
         self.bus.plug_silent(port, device).unwrap();
         self.notify("add", port);
     }
 
-    fn unplug(&mut self, port: &str) {
-        self.notify("remove", port);
+    /// Takes out a device and what is below it.
+    pub fn unplug(&mut self, port: &str) {
+        let is_below = |other: &String| other.starts_with(&format!("{port}."));
+        let present: Vec<String> = self.bus.devices().into_iter().map(|device| device.port).collect();
+        for leaf in present.iter().rev().filter(|other| is_below(other)).map(String::as_str).chain([port]) {
+            self.notify("remove", leaf);
+        }
         self.bus.unplug_silent(port).unwrap();
     }
 
@@ -116,6 +127,11 @@ impl Machine {
         once.dedup();
         assert_eq!(once.len(), numbers.len(), "a notice was told twice: {numbers:?}");
     }
+}
+
+/// The name under which `daemon` bound what is now at `socket`.
+pub fn bound_name(socket: &Path, daemon: &Daemon) -> String {
+    socket.with_file_name(format!(".notify.{}", daemon.daemon_pid())).to_str().unwrap().to_owned()
 }
 
 fn brief(event: &Value) -> String {
@@ -449,18 +465,37 @@ fn a_hostile_spool_harms_nothing() {
 }
 
 #[test]
-fn a_socket_that_is_taken_away_ends_the_source() {
+fn a_socket_that_is_taken_away_is_made_anew() {
     let machine = Machine::new();
-    let mut daemon = machine.start(UDEV);
+    let daemon = machine.start(UDEV);
     fs::remove_file(machine.socket()).unwrap();
-    assert_eq!(daemon.wait().code(), Some(69));
-    assert!(daemon.log().contains("the udev helper's socket failed"), "{}", daemon.log());
+    daemon.wait_for_log("the source udev failed (the udev helper's socket failed");
+    daemon.wait_until("it is there again", || machine.socket().exists());
+    daemon.stop();
 
     // Other sources do not need it, and make it anew.
     let daemon = machine.start(&[]);
     fs::remove_file(machine.socket()).unwrap();
     daemon.wait_until("it is there again", || machine.socket().exists());
     daemon.stop();
+}
+
+#[test]
+fn a_socket_that_fails_is_made_anew() {
+    if !fault::is_possible() {
+        return;
+    }
+    let mut machine = Machine::new();
+    let daemon = machine.start(UDEV);
+    machine.break_socket(&daemon);
+    daemon.wait_for_log("the source udev failed (the udev helper's socket failed");
+    let helper = UnixDatagram::unbound().unwrap();
+    daemon.wait_until("there is another one", || helper.connect(machine.socket()).is_ok());
+    machine.flash("1-1");
+    machine.wait_for(&daemon, 3);
+    assert_eq!(files(&machine.spool()), [""; 0]);
+    daemon.stop();
+    machine.check();
 }
 
 #[test]

@@ -3,11 +3,20 @@
 use std::collections::BTreeSet;
 
 use autoweave_usb_device::{Device, DeviceTable, Moment, Observation, Observed, Policy, Reason, SourceName};
-use autoweave_usb_source::{enumerate, has_usb};
+use autoweave_usb_source::{enumerate, has_usb, nodes};
+use serde::Serialize;
 
 use crate::cli::{Common, Devices};
 use crate::exit::Failure;
 use crate::show;
+
+/// A device, and what can be opened of it.
+#[derive(Serialize)]
+struct Connected<'a> {
+    #[serde(flatten)]
+    device: &'a Device,
+    nodes: Vec<String>,
+}
 
 pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
     let config = super::load(common, None)?.config;
@@ -24,7 +33,8 @@ pub fn run(common: &Common, arguments: &Devices) -> Result<(), Failure> {
         anstream::eprintln!("autoweave-usbd: the device in {port} cannot be read and is not shown");
     }
     if arguments.json {
-        return devices.iter().try_for_each(super::print_json);
+        let connected = |device| Connected { device, nodes: nodes(Device::port(device)) };
+        return devices.into_iter().map(connected).try_for_each(|connected| super::print_json(&connected));
     }
     if devices.is_empty() && !has_usb() {
         anstream::eprintln!("this machine has no USB bus; try `autoweave-usbd simulate --json`");

@@ -4,6 +4,7 @@ mod check;
 mod devices;
 mod events;
 mod health;
+#[cfg(target_os = "linux")]
 pub mod notify;
 mod record;
 mod run;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use autoweave_usb_device::Policy;
 use autoweave_usb_journal as journal;
-use autoweave_usb_source::{Kind, Options, Supervisor, hears_uevents};
+use autoweave_usb_source::{Kind, Options, Supervisor};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
 
@@ -47,6 +48,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Health) => health::run(&common),
         Some(Command::Check(check)) => check::run(&common, &check),
         Some(Command::Record(record)) => record::run(&common, &record),
+        #[cfg(target_os = "linux")]
         Some(Command::Notify(notify)) => notify::run(&notify),
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
         Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),
@@ -79,26 +81,29 @@ fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
 }
 
 /// The sources the configuration asks for, in order.
-fn chain(config: &Config) -> Result<Vec<Kind>, Failure> {
+fn chain(config: &Config) -> Vec<Kind> {
     let names = match &config.source.chain {
-        Chain::Auto if config.fallback.enable_udev => return Ok(Kind::system()),
-        Chain::Auto => return Ok(Kind::system().into_iter().filter(|kind| *kind != Kind::Udev).collect()),
+        Chain::Auto if config.fallback.enable_udev => return Kind::system(),
+        Chain::Auto => return Kind::system().into_iter().filter(|kind| *kind != Kind::Udev).collect(),
         Chain::Only(names) => names,
     };
     let kind = |name: &SourceName| match name {
-        SourceName::Uevent => Ok(Kind::Uevent),
-        SourceName::Libusb => Ok(Kind::Libusb),
-        SourceName::Udev => Ok(Kind::Udev),
-        SourceName::Poll => Ok(Kind::Poll),
-        SourceName::Nusb => Err(Failure::unavailable("source.chain: this version has no source nusb here")),
+        SourceName::Uevent => Kind::Uevent,
+        SourceName::Libusb => Kind::Libusb,
+        SourceName::Udev => Kind::Udev,
+        SourceName::Poll => Kind::Poll,
+        SourceName::Nusb => Kind::Nusb,
     };
     names.iter().map(kind).collect()
 }
 
 /// Whether kernel uevents come before anything else that is wanted, and can be told.
 fn wants_uevents(config: &Config) -> bool {
-    chain(config)
-        .is_ok_and(|chain| chain.first() == Some(&Kind::Uevent) && (chain.len() == 1 || hears_uevents()))
+    let is_wanted = |chain: Vec<Kind>| {
+        let may_be_deaf = || Kind::Uevent.may_be_deaf(&Options::default());
+        chain.first() == Some(&Kind::Uevent) && (chain.len() == 1 || !may_be_deaf())
+    };
+    is_wanted(chain(config))
 }
 
 /// Opens the sources of the configuration.
@@ -107,8 +112,8 @@ fn open_sources(options: Options) -> Result<Supervisor, Failure> {
 }
 
 /// How to open the sources of the configuration.
-fn options(config: &Config) -> Result<Options, Failure> {
-    Ok(options_for(config, chain(config)?))
+fn options(config: &Config) -> Options {
+    options_for(config, chain(config))
 }
 
 fn options_for(config: &Config, chain: Vec<Kind>) -> Options {

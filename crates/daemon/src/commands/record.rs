@@ -14,7 +14,7 @@ const WAIT: Duration = Duration::from_secs(3600);
 pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
     signals::block()?;
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let mut sources = super::open_sources(super::options(&config)?)?;
+    let mut sources = super::open_sources(super::options(&config))?;
     sources.start(Position::default());
     let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
     let requests = signals::handle(sources.interrupter())?;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Device, Event, Tallies};
 use autoweave_usb_journal::Journal;
-use autoweave_usb_source::{Batch, Kind, Notices, Options, Reception, Supervisor, has_usb};
+use autoweave_usb_source::{Batch, Notices, Options, Supervisor, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
 use crate::cli::{Common, Run};
 use crate::config::{Config, Loaded};
 use crate::exit::Failure;
-use crate::held::{self, Held};
+use crate::held::{self, Held, Reception};
 use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
 use crate::logging::{self, Logging};
 use crate::pipeline::{self, Parts, Pipeline, Step, tell_set_aside};
@@ -46,8 +46,8 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let config = &loaded.config;
     // First the source: what happens while a large journal is opened waits in its buffer.
     let directory = state_dir::find(arguments.state_dir.as_deref())?;
-    let options = super::options(config)?;
-    let notices = serve_helper(&options, &directory);
+    let options = super::options(config);
+    let notices = if config.fallback.enable_udev { serve_helper(&options, &directory) } else { None };
     let options = Options { notices: notices.clone(), ..options };
     let (sources, held) = open_sources(options, held)?;
     let requests = signals::handle(sources.interrupter())?;
@@ -121,15 +121,12 @@ fn open_sources(
     held: Option<(Reception, Held)>,
 ) -> Result<(Supervisor, Option<Held>), Failure> {
     let Some((reception, held)) = held else { return Ok((super::open_sources(options)?, None)) };
-    let sources = Supervisor::with_reception(reception, options);
+    let sources = held::sources(reception, options);
     Ok((sources.map_err(Failure::unavailable)?, Some(held)))
 }
 
-/// The socket of the udev helper, if it is to be served and can be.
+/// The socket of the udev helper, if it can be served.
 fn serve_helper(options: &Options, state: &Path) -> Option<Arc<Notices>> {
-    if !options.chain.contains(&Kind::Udev) {
-        return None;
-    }
     let directory = match state_dir::make_runtime() {
         Ok(directory) => directory?,
         Err(problem) => {
@@ -258,7 +255,8 @@ impl Daemon {
                 info!("{switch}");
             }
         }
-        if !batch.switches.is_empty() {
+        // A better source that is tried again may have another reason by now.
+        if batch.scanned || !batch.switches.is_empty() {
             self.tell_source_problem();
         }
         for failure in &batch.scan_failures {

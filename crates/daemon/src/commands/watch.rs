@@ -12,7 +12,7 @@ use crate::{show, signals};
 
 pub fn run(common: &Common, arguments: &Watch) -> Result<(), Failure> {
     let config = super::load(common, arguments.source.as_deref())?.config;
-    let events = Events::with_policy(super::options(&config)?, super::policy(&config));
+    let events = Events::with_policy(super::options(&config), super::policy(&config));
     let mut events = events.map_err(Failure::unavailable)?;
     signals::exit_when_interrupted();
     anstream::eprintln!("watching {}; Ctrl-C to end", events.watch().sources().source().description());

@@ -41,11 +41,9 @@ impl<'a> Environment<'a> {
         self.non_empty(FILE_VARIABLE).map(Path::new)
     }
 
-    /// Where a user's own configuration is: `$XDG_CONFIG_HOME`, else `$HOME/.config`; an `XDG_CONFIG_HOME`
-    /// that is not absolute counts as unset (XDG Base Directory Specification 0.8).
-    pub fn config_home(&self) -> Option<PathBuf> {
-        let absolute = |name| self.non_empty(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")))
+    /// A path; one that is not absolute counts as unset (XDG Base Directory Specification 0.8).
+    pub fn absolute_path(&self, name: &str) -> Option<PathBuf> {
+        self.non_empty(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
     /// Sets what the environment sets, weakest first.

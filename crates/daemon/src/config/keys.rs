@@ -240,8 +240,10 @@ pub const KEYS: &[Key] = &[
         kind: Kind::Chain,
         default: "auto",
         applies: Applies::AtStart,
-        doc: "Where observations come from: the first source that can be opened at the start. `auto` is the \
-              order that suits the system. This version has `uevent`, `libusb`, `udev` and `poll`.",
+        doc: "Where observations come from: the first source that works; the next takes over when it fails, until it \
+              works again. `auto` is `uevent`, `libusb`, `udev`, `poll` on Linux, `nusb`, `libusb`, `poll` on macOS, \
+              `nusb`, `poll` on Windows. A single source is opened anew when it fails; if that does not help, the \
+              daemon ends.",
     },
     Key {
         path: "source.receive_buffer_bytes",
@@ -292,8 +294,8 @@ pub const KEYS: &[Key] = &[
         path: "fallback.udev_script_path",
         kind: Kind::Path,
         default: "/usr/local/bin/autoweave-udev-notify",
-        applies: Applies::NotYet,
-        doc: "Where `install` puts the udev helper and the rules point.",
+        applies: Applies::AtStart,
+        doc: "Where the udev helper is: where the rules point, and `check` looks.",
     },
     Key {
         path: "journal.durability",

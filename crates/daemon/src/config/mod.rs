@@ -30,6 +30,8 @@ use keys::Applies;
 use kind::Raw;
 use values::Values;
 
+use crate::places::System;
+
 /// What to load a configuration from.
 #[derive(Default)]
 pub struct Sources {
@@ -90,11 +92,10 @@ impl Loaded {
     }
 }
 
-/// The usual places of the configuration file: `/etc/autoweave/usbd.toml`, then `autoweave/usbd.toml` in the
-/// user's configuration directory.
+/// The usual places of the configuration file on this system, the machine's before the user's.
 pub fn search_paths(env: &[(OsString, OsString)]) -> Vec<PathBuf> {
-    let home = Environment::new(env).config_home().map(|home| home.join("autoweave/usbd.toml"));
-    [PathBuf::from("/etc/autoweave/usbd.toml")].into_iter().chain(home).collect()
+    let environment = Environment::new(env);
+    System::HERE.configuration_files(|name| environment.absolute_path(name))
 }
 
 /// Loads and checks a configuration.

@@ -52,7 +52,8 @@ fn introduction() -> String {
          1. the defaults below;\n\
          2. one file in TOML: the one `--config` names, else the one `${FILE_VARIABLE}` names, else the \
          first there is of `/etc/autoweave/usbd.toml` and `$XDG_CONFIG_HOME/autoweave/usbd.toml` \
-         (`~/.config/autoweave/usbd.toml` if that variable is not set);\n\
+         (`~/.config/autoweave/usbd.toml` if that variable is not set); [elsewhere](operations.md#windows-and-macos) \
+         where Windows and macOS want it;\n\
          3. the environment;\n\
          4. flags on the command line.\n\n\
          A file that is named must exist; the others need not. It is UTF-8, {FILE_BYTES_MAX} bytes at \

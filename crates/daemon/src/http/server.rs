@@ -15,8 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::runtime::{self, Runtime};
@@ -29,6 +28,7 @@ use super::monitor::{Committed, Monitor};
 use super::patient::Patient;
 use super::routes::{self, App};
 use super::stream::Live;
+use crate::system::allow_open_files;
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +64,10 @@ const HEADERS_MAX: usize = 64;
 /// megabytes otherwise.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// Without an acknowledgement of what was sent, in milliseconds: a client whose machine is gone is noticed after
+/// Without an acknowledgement of what was sent: a client whose machine is gone is noticed after
 /// the next sign of life it is sent, and not only when the kernel gives up after a quarter of an hour.
 #[cfg(target_os = "linux")]
-const VANISHED_MS: u32 = 60_000;
+const VANISHED: Duration = Duration::from_secs(60);
 
 /// Open files the rest of the daemon needs.
 const OTHER_FILES: u64 = 256;
@@ -99,9 +99,10 @@ impl Listener {
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         // Accepted sockets inherit these.
-        setsockopt(&listener, sockopt::SndBuf, &SEND_BUFFER_BYTES).map_err(|error| failed(error.into()))?;
+        let socket = SockRef::from(&listener);
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES).map_err(failed)?;
         #[cfg(target_os = "linux")]
-        setsockopt(&listener, sockopt::TcpUserTimeout, &VANISHED_MS).map_err(|error| failed(error.into()))?;
+        socket.set_tcp_user_timeout(Some(VANISHED)).map_err(failed)?;
         Ok(Self(listener))
     }
 }
@@ -284,12 +285,8 @@ async fn converse(
 impl Limits {
     /// Lets the process open as many files as this takes; allows fewer connections if it may not.
     fn with_open_files(mut self) -> Self {
-        let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return self };
         let wanted = self.connections as u64 + OTHER_FILES;
-        let mut files = soft;
-        if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).is_ok() {
-            files = wanted.min(hard);
-        }
+        let Some(files) = allow_open_files(wanted) else { return self };
         if files < wanted {
             let connections =
                 usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX).max(32);

@@ -10,7 +10,6 @@ mod commit;
 mod publish;
 mod spool;
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +25,7 @@ use crate::exit::Failure;
 use crate::http::{Monitor, Severity};
 use crate::signals::Requests;
 use crate::stamp::{self, Stamp};
+use crate::system;
 
 pub use commit::tell_set_aside;
 pub use publish::settings;
@@ -33,7 +33,7 @@ pub use publish::settings;
 use backlog::Backlog;
 use publish::Publishing;
 
-/// The machine's boot, `/proc/sys/kernel/random/boot_id` on Linux. Persisted name.
+/// The machine's boot, as [`system::boot_id`] calls it. Persisted name.
 const META_BOOT_ID: &str = "boot_id";
 
 /// What the next first scan's differences are for. Persisted name.
@@ -409,7 +409,6 @@ struct BootId(Option<String>);
 
 impl BootId {
     fn read() -> Self {
-        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
-        Self(id.map(|id| id.trim().to_owned()).filter(|id| !id.is_empty()))
+        Self(system::boot_id().ok().filter(|id| !id.is_empty()))
     }
 }

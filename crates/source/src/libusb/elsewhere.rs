@@ -6,7 +6,7 @@ use std::io;
 use autoweave_usb_device::{Port, Reading};
 use rusb::{Context, UsbContext};
 
-use super::heard;
+use super::heard::{self, Place};
 
 /// libusb's own list.
 pub struct Bus {
@@ -23,6 +23,11 @@ impl Bus {
     /// There is no more to read.
     pub fn read(&mut self, bare: Box<Reading>) -> Box<Reading> {
         bare
+    }
+
+    /// libusb knows all there is to know.
+    pub fn find(&mut self, _: Place) -> Option<Box<Reading>> {
+        None
     }
 
     /// None is late.

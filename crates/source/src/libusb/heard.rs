@@ -16,18 +16,19 @@ const DEVICE_DESCRIPTOR: [u8; 2] = [18, 1];
 /// Root hubs are the first device on their bus.
 const ROOT_ADDRESS: u8 = 1;
 
-/// What a callback said.
+/// What a callback said. libusb may not know the port.
 #[derive(Debug)]
 pub enum Heard {
     /// A device came; what libusb knows of it.
-    Arrived { at: Moment, bare: Box<Reading> },
+    Arrived { at: Moment, place: Place, bare: Option<Box<Reading>> },
     /// A device went.
-    Left { at: Moment, port: Port, address: u8 },
-    /// One came or went that libusb cannot place.
-    Unplaced,
+    Left { at: Moment, place: Place, port: Option<Port> },
     /// libusb cannot go on.
     Failed(Error),
 }
+
+/// Bus and address, by which libusb tells devices apart.
+pub type Place = (u8, u8);
 
 /// Takes the callbacks.
 #[derive(Debug)]
@@ -59,13 +60,16 @@ impl Callback {
 impl Hotplug<Context> for Callback {
     fn device_arrived(&mut self, device: Device<Context>) {
         let (at, bare) = (clock::now(), reading(&device).map(Box::new));
-        self.say(bare.map_or(Heard::Unplaced, |bare| Heard::Arrived { at, bare }));
+        self.say(Heard::Arrived { at, place: place(&device), bare });
     }
 
     fn device_left(&mut self, device: Device<Context>) {
-        let (at, address) = (clock::now(), device.address());
-        self.say(port(&device).map_or(Heard::Unplaced, |port| Heard::Left { at, port, address }));
+        self.say(Heard::Left { at: clock::now(), place: place(&device), port: port(&device) });
     }
+}
+
+fn place(device: &Device<Context>) -> Place {
+    (device.bus_number(), device.address())
 }
 
 /// Everything that libusb knows of a device without opening it, which it keeps in memory.
@@ -197,10 +201,10 @@ mod tests {
         let (sender, heard) = mpsc::sync_channel(2);
         let callback = Callback::new(sender, thread::current());
         for _ in 0..5 {
-            callback.say(Heard::Unplaced);
+            callback.say(Heard::Left { at: clock::now(), place: (1, 5), port: None });
         }
         drop(heard);
-        callback.say(Heard::Unplaced);
+        callback.say(Heard::Left { at: clock::now(), place: (1, 6), port: None });
         assert_eq!(callback.missed().load(Ordering::SeqCst), 4);
     }
 }

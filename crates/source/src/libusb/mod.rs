@@ -16,6 +16,7 @@ mod observer;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -38,6 +39,12 @@ const HEARD_MAX: usize = 4096;
 /// Whoever wants the event thread to look up interrupts it; this is only for it to be finite.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// libusb reads every device before it begins, and a device may hold that up for good.
+const OPEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// A thread that waits for such a device is not given company.
+static IS_OPENING: AtomicBool = AtomicBool::new(false);
+
 /// libusb's own thread has handed on what the kernel told when nothing comes for so long.
 const QUIET: Duration = Duration::from_millis(10);
 
@@ -49,18 +56,30 @@ const QUIET_WITHIN: Duration = Duration::from_millis(200);
 /// # Errors
 /// See [`OpenError`]: libusb finds no USB here, or has no hot-plug callbacks on this system.
 pub fn spawn(started: Started) -> Result<Thread, OpenError> {
+    if IS_OPENING.swap(true, Ordering::SeqCst) {
+        return Err(OpenError::Libusb(io::Error::other(
+            "it still waits for a device since it was last started",
+        )));
+    }
     let (sender, opened) = mpsc::sync_channel(1);
-    let observe = move || match open(started) {
-        Ok(observer) => {
-            let _ = sender.send(Ok(()));
-            observer.run();
+    let observe = move || {
+        let observer = open(started);
+        IS_OPENING.store(false, Ordering::SeqCst);
+        match observer {
+            Ok(observer) => {
+                if sender.send(Ok(())).is_ok() {
+                    observer.run();
+                }
+            }
+            Err(error) => drop(sender.send(Err(error))),
         }
-        Err(error) => drop(sender.send(Err(error))),
     };
-    let thread = thread::Builder::new().name("usb-observe".to_owned()).spawn(observe);
-    let thread = thread.map_err(OpenError::Thread)?;
-    let ended = || OpenError::Libusb(io::Error::other("the observer ended at once"));
-    opened.recv().unwrap_or_else(|_| Err(ended()))?;
+    let thread = thread::Builder::new().name("usb-observe".to_owned()).spawn(observe).map_err(|error| {
+        IS_OPENING.store(false, Ordering::SeqCst);
+        OpenError::Thread(error)
+    })?;
+    let late = |_| Err(OpenError::Libusb(io::ErrorKind::TimedOut.into()));
+    opened.recv_timeout(OPEN_WITHIN).unwrap_or_else(late)?;
     Ok(thread.thread().clone())
 }
 

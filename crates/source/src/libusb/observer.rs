@@ -1,7 +1,7 @@
 //! Callbacks in, observations out, in order. A scan begins when every callback so far was handed on, and leaves out
 //! the ports of those that came while it was under way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +13,9 @@ use autoweave_usb_device::{Moment, Observation, Observed, Port, SourceName};
 use rusb::{Context, UsbContext};
 
 use super::Bus;
-use super::heard::Heard;
-use crate::{Closed, Counters, SourceError, Started, Wire, clock};
+use super::heard::{Heard, Place};
+use crate::source::Closed;
+use crate::{Counters, SourceError, Started, Wire, clock};
 
 /// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
 /// up to the interval.
@@ -32,6 +33,8 @@ pub struct Observer {
     /// What was said during a scan.
     waiting: VecDeque<Heard>,
     missed: Arc<AtomicU64>,
+    /// Where devices are that came, or were scanned: libusb may have forgotten that when they go.
+    places: BTreeMap<Place, Port>,
     bus: Bus,
     number: u64,
     next_scan: Instant,
@@ -55,6 +58,7 @@ impl Observer {
             heard,
             waiting: VecDeque::new(),
             missed,
+            places: BTreeMap::new(),
             bus,
             number: 0,
             next_scan: Instant::now(),
@@ -95,24 +99,34 @@ impl Observer {
 
     fn tell(&mut self, heard: Heard) -> Result<(), Closed> {
         match heard {
-            Heard::Arrived { at, bare } => {
-                let reading = self.bus.read(bare);
+            Heard::Arrived { at, place, bare } => {
+                let reading = match bare {
+                    Some(bare) => self.bus.read(bare),
+                    None => match self.bus.find(place) {
+                        Some(reading) => reading,
+                        None => return self.unplaced(),
+                    },
+                };
+                self.places.insert(place, reading.port);
                 self.settled = Some(Instant::now() + SETTLED);
                 self.send(at, Observation::Arrived { reading })
             }
-            Heard::Left { at, port, address } => {
-                self.send(at, Observation::Left { port, address: Some(address) })
-            }
-            Heard::Unplaced => {
-                Counters::add(&self.started.counters.malformed, 1);
-                self.next_scan = Instant::now();
-                Ok(())
+            Heard::Left { at, place, port } => {
+                let Some(port) = self.places.remove(&place).or(port) else { return self.unplaced() };
+                self.send(at, Observation::Left { port, address: Some(place.1) })
             }
             Heard::Failed(error) => {
                 let _ = self.started.wire.send(Wire::Failed(SourceError::Libusb(io::Error::other(error))));
                 Err(Closed)
             }
         }
+    }
+
+    /// Something came or went, and nobody knows where: the scan finds out.
+    fn unplaced(&mut self) -> Result<(), Closed> {
+        Counters::add(&self.started.counters.malformed, 1);
+        self.next_scan = Instant::now();
+        Ok(())
     }
 
     /// Every callback so far was handed on.
@@ -165,6 +179,9 @@ impl Observer {
             self.next_scan = Instant::now() + self.rescan_pause.min(interval);
             self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
         }
+        self.places.retain(|_, port| except.contains(port));
+        self.places
+            .extend(readings.iter().map(|reading| ((reading.port.bus, reading.address), reading.port)));
         self.send(clock::now(), Observation::Scan { readings, except })
     }
 
@@ -178,9 +195,9 @@ impl Observer {
 impl Heard {
     fn port(&self) -> Option<Port> {
         match self {
-            Self::Arrived { bare, .. } => Some(bare.port),
-            Self::Left { port, .. } => Some(*port),
-            Self::Unplaced | Self::Failed(_) => None,
+            Self::Arrived { bare, .. } => bare.as_ref().map(|bare| bare.port),
+            Self::Left { port, .. } => *port,
+            Self::Failed(_) => None,
         }
     }
 }

@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Port, Reading};
 
-use super::readers::{Job, Readers};
+use super::readers::{Done, Job, Readers};
 use super::sysfs::{Sysfs, Unread};
 use crate::Counters;
 
 /// How long an attach waits for its device to be readable.
 const READ_LIMIT: Duration = Duration::from_millis(200);
 
-/// How long a scan waits for a device. One that takes longer is not asked again before it answers.
+/// How long a scan waits for the next device to be read. One that takes longer is not asked again before it answers.
 const SCAN_READ_LIMIT: Duration = Duration::from_secs(1);
+
+/// Devices that a scan has read at a time.
+const READS_MAX: usize = 4;
 
 /// Reads devices on threads of its own; they wake the thread it was opened on.
 pub struct Devices {
@@ -45,7 +48,7 @@ impl Devices {
         let devpath = format!("bus/usb/devices/{}", bare.port);
         let is_asked = self.readers.announced(ticket, &devpath, &bare, deadline);
         let is_it = |job: &Job| matches!(job, Job::Announced { ticket: of, .. } if *of == ticket);
-        match is_asked.then(|| self.wait_for(is_it, deadline)).flatten() {
+        match is_asked.then(|| self.wait_for(is_it, deadline)).flatten().map(|done| done.outcome) {
             Some(Ok(reading)) => Box::new(reading),
             Some(Err(Unread::Gone)) => bare,
             Some(Err(Unread::NotReady)) | None => {
@@ -60,58 +63,87 @@ impl Devices {
         self.listed(port, READ_LIMIT)?.ok().map(Box::new)
     }
 
+    /// Reads the device with an address on a bus; none where there is none, or it cannot be read in time.
+    #[cfg(feature = "libusb")]
+    pub fn find(&mut self, (bus, address): (u8, u8)) -> Option<Box<Reading>> {
+        let ports = self.sysfs.ports().ok()?;
+        let mut on_bus = ports.into_iter().filter(|port| port.bus == bus);
+        on_bus.find_map(|port| self.read_port(port).filter(|reading| reading.address == address))
+    }
+
     /// Devices that could be read after they were told of.
     pub fn late(&mut self) -> Vec<Reading> {
-        while self.next_done(|_| false).is_some() {}
+        while let Some(done) = self.readers.done() {
+            self.keep(done);
+        }
         std::mem::take(&mut self.late)
     }
 
-    /// Every device, hubs first, and the ports with one that could not be read.
+    /// Every device, hubs first, and the ports with one that could not be read: all that is left when none could for
+    /// [`SCAN_READ_LIMIT`].
     ///
     /// # Errors
     /// The bus cannot be listed.
     pub fn list(&mut self) -> io::Result<(Vec<Reading>, BTreeSet<Port>)> {
         let (mut readings, mut unread) = (Vec::new(), BTreeSet::new());
-        for port in self.sysfs.ports()? {
-            match self.listed(port, SCAN_READ_LIMIT) {
-                Some(Ok(reading)) => readings.push(reading),
-                Some(Err(Unread::Gone)) => {}
-                Some(Err(Unread::NotReady)) | None => drop(unread.insert(port)),
+        let (mut to_read, mut being_read) = (self.sysfs.ports()?.into_iter(), BTreeSet::new());
+        let mut deadline = Instant::now() + SCAN_READ_LIMIT;
+        loop {
+            while being_read.len() < READS_MAX
+                && let Some(port) = to_read.next()
+            {
+                if self.readers.listed(port) {
+                    being_read.insert(port)
+                } else {
+                    unread.insert(port)
+                };
+            }
+            if being_read.is_empty() {
+                readings.sort_by_key(|reading: &Reading| reading.port);
+                return Ok((readings, unread));
+            }
+            let is_it = |job: &Job| matches!(job, Job::Listed { port } if being_read.contains(port));
+            match self.wait_for(is_it, deadline) {
+                Some(Done { job: Job::Listed { port }, outcome }) => {
+                    being_read.remove(&port);
+                    match outcome {
+                        Ok(reading) => readings.push(reading),
+                        Err(Unread::NotReady) => drop(unread.insert(port)),
+                        Err(Unread::Gone) => {}
+                    }
+                    deadline = Instant::now() + SCAN_READ_LIMIT;
+                }
+                _ => {
+                    unread.extend(to_read.by_ref());
+                    unread.append(&mut being_read);
+                }
             }
         }
-        Ok((readings, unread))
     }
 
     fn listed(&mut self, port: Port, limit: Duration) -> Option<Result<Reading, Unread>> {
         let is_it = |job: &Job| matches!(job, Job::Listed { port: of } if *of == port);
-        self.readers.listed(port).then(|| self.wait_for(is_it, Instant::now() + limit)).flatten()
+        let done = self.readers.listed(port).then(|| self.wait_for(is_it, Instant::now() + limit)).flatten();
+        done.map(|done| done.outcome)
     }
 
-    fn wait_for(
-        &mut self,
-        is_it: impl Fn(&Job) -> bool,
-        deadline: Instant,
-    ) -> Option<Result<Reading, Unread>> {
+    /// The first of the jobs that is done; what others found is kept.
+    fn wait_for(&mut self, is_it: impl Fn(&Job) -> bool, deadline: Instant) -> Option<Done> {
         loop {
-            while let Some(done) = self.next_done(&is_it) {
-                if done.is_some() {
-                    return done;
+            while let Some(done) = self.readers.done() {
+                if is_it(&done.job) {
+                    return Some(done);
                 }
+                self.keep(done);
             }
             let left = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
             thread::park_timeout(left);
         }
     }
 
-    /// The outcome of the next job that is done, if it is the one; what others found is kept.
-    fn next_done(&mut self, is_it: impl Fn(&Job) -> bool) -> Option<Option<Result<Reading, Unread>>> {
-        let done = self.readers.done()?;
-        if is_it(&done.job) {
-            return Some(Some(done.outcome));
-        }
+    fn keep(&mut self, done: Done) {
         if let (Job::Announced { .. }, Ok(reading)) = (done.job, done.outcome) {
             self.late.push(reading);
         }
-        Some(None)
     }
 }

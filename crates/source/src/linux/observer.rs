@@ -16,7 +16,7 @@ use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceN
 use super::log::{Content, RawMessage};
 use super::netlink;
 use super::readers::{Done, Job, Readers};
-use super::receiver::Receiver;
+use super::receiver::{Receiver, ReceiverWake};
 use super::reception::Reception;
 use super::ring::Ring;
 use super::sysfs::{Sysfs, Unread};
@@ -65,10 +65,29 @@ pub struct Observer {
 pub struct Observing {
     /// What it takes from.
     pub ring: Arc<Ring>,
+    wake: ReceiverWake,
     /// Where it runs.
     pub thread: Thread,
     /// Takes what need not be told, and lets it begin.
     pub start: mpsc::Sender<Position>,
+}
+
+impl Observing {
+    /// Leaves out what the receiver was left with while another source told, which may have been told: the number of
+    /// the last of it. Before it was let begin.
+    pub fn forget(&self) -> u64 {
+        let ticket = self.ring.ask_drain();
+        self.wake.wake();
+        self.ring.forget_all(ticket)
+    }
+}
+
+impl Drop for Observing {
+    /// Whoever observes may be what failed: the receiver is not to go on without it.
+    fn drop(&mut self) {
+        self.ring.close();
+        self.wake.wake();
+    }
 }
 
 /// A place in the order of observations.
@@ -492,7 +511,7 @@ pub fn spawn(started: Started, reception: Reception) -> io::Result<Observing> {
             .and_then(|receiver| Ok((receiver, Readers::spawn(&sysfs, &me)?)));
         match parts {
             Ok((receiver, readers)) => {
-                let _ = sender.send(Ok(receiver.ring.clone()));
+                let _ = sender.send(Ok((receiver.ring.clone(), receiver.waker())));
                 // Without a start the source was dropped.
                 if let Ok(told) = told.recv() {
                     Observer::new(started, sysfs, readers, receiver, socket_inode, told).run();
@@ -501,6 +520,6 @@ pub fn spawn(started: Started, reception: Reception) -> io::Result<Observing> {
             Err(error) => drop(sender.send(Err(error))),
         }
     })?;
-    let ring = ring.recv().unwrap_or_else(|_| Err(io::Error::other("the observer ended at once")))?;
-    Ok(Observing { ring, thread: thread.thread().clone(), start })
+    let (ring, wake) = ring.recv().unwrap_or_else(|_| Err(io::Error::other("the observer ended at once")))?;
+    Ok(Observing { ring, wake, thread: thread.thread().clone(), start })
 }

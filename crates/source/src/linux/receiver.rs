@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, Thread};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,9 +22,12 @@ use crate::{Counters, clock, kill_point};
 pub struct Receiver {
     /// Where the messages are.
     pub ring: Arc<Ring>,
-    wake: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    wake: ReceiverWake,
 }
+
+/// Has the receiver look at the socket now, and answer a drain that was asked for.
+#[derive(Debug, Clone)]
+pub struct ReceiverWake(Arc<EventFd>);
 
 impl Receiver {
     /// Starts receiving. `observer` is unparked whenever there is something to take.
@@ -36,30 +39,39 @@ impl Receiver {
         let ring = Arc::new(Ring::new(log));
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let mut run = Run { socket, landing, counters, observer, ring: ring.clone(), wake: wake.clone() };
-        let thread = thread::Builder::new().name("usb-receive".to_owned()).spawn(move || {
+        thread::Builder::new().name("usb-receive".to_owned()).spawn(move || {
             if let Err(error) = run.run() {
                 run.ring.fail(error);
             }
             run.observer.unpark();
         })?;
-        Ok(Self { ring, wake, thread: Some(thread) })
+        Ok(Self { ring, wake: ReceiverWake(wake) })
     }
 
-    /// Has the receiver look at the socket now, and answer a drain that was asked for.
+    /// See [`ReceiverWake`].
+    pub fn wake(&self) {
+        self.wake.wake();
+    }
+
+    /// What wakes it from elsewhere.
+    pub fn waker(&self) -> ReceiverWake {
+        self.wake.clone()
+    }
+}
+
+impl ReceiverWake {
+    /// See the type.
     pub fn wake(&self) {
         // It can only fail when the counter is at its maximum, and then the thread is being woken anyway.
-        let _ = self.wake.write(1);
+        let _ = self.0.write(1);
     }
 }
 
 impl Drop for Receiver {
+    /// Nobody waits for the thread: it may be what failed.
     fn drop(&mut self) {
         self.ring.close();
         self.wake();
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported when it happened.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -10,17 +10,25 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use autoweave_usb_device::Moment;
 
 use super::landing::BATCH_BYTES_MAX;
 use super::log::{Content, Log, RawMessage};
 
+/// How long [`Ring::forget_all`] looks for an end of what comes.
+const FORGET_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often it makes room meanwhile.
+const FORGET_AGAIN: Duration = Duration::from_millis(10);
+
 /// See the module's description.
 #[derive(Debug)]
 pub struct Ring {
     state: Mutex<State>,
     room: Condvar,
+    drained: Condvar,
     /// Tickets drawn by [`Self::ask_drain`].
     drains_asked: AtomicU64,
 }
@@ -28,8 +36,8 @@ pub struct Ring {
 #[derive(Debug)]
 struct State {
     log: Log,
-    /// The number of the last message that was in the log from the start.
-    inherited: u64,
+    /// Nobody has used the log before.
+    is_new: bool,
     /// The number of every message in the log; `bool` when it need not be kept any longer.
     messages: VecDeque<(u64, bool)>,
     /// How many of them were taken.
@@ -56,11 +64,11 @@ impl Ring {
         }
         // Nothing that this program writes ends here; what cannot be read is left to the scan.
         log.cut(place);
-        let inherited = place;
+        let is_new = log.is_new();
         let taken = log.head();
         let state = State {
             log,
-            inherited,
+            is_new,
             messages,
             next: 0,
             taken,
@@ -70,7 +78,12 @@ impl Ring {
             closed: false,
             failure: None,
         };
-        Self { state: Mutex::new(state), room: Condvar::new(), drains_asked: AtomicU64::new(0) }
+        Self {
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            drained: Condvar::new(),
+            drains_asked: AtomicU64::new(0),
+        }
     }
 
     /// A name that no other ring has.
@@ -78,9 +91,22 @@ impl Ring {
         self.lock().log.id().to_owned()
     }
 
-    /// The number of the last message that an earlier daemon has left.
-    pub fn inherited(&self) -> u64 {
-        self.lock().inherited
+    /// Forgets what came while somebody else told, which is up to the drain with `ticket`: the number of the last of it.
+    /// Nothing, if nobody has received into this ring before. Before anything is taken.
+    pub fn forget_all(&self, ticket: u64) -> u64 {
+        let deadline = Instant::now() + FORGET_WITHIN;
+        let mut state = self.lock();
+        while !state.is_new {
+            state.forget_all();
+            self.room.notify_one();
+            let is_over = state.drains_answered >= ticket || state.failure.is_some() || state.closed;
+            if is_over || Instant::now() >= deadline {
+                break;
+            }
+            let waited = self.drained.wait_timeout(state, FORGET_AGAIN);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.taken
     }
 
     /// How many messages were lost since the last time, now that the kernel has dropped `drops`.
@@ -154,6 +180,7 @@ impl Ring {
         if ticket > state.drains_answered {
             state.drains_answered = ticket;
             state.drained_at = state.log.tail();
+            self.drained.notify_all();
         }
     }
 
@@ -205,6 +232,13 @@ impl State {
         };
         while self.log.room() < BATCH_BYTES_MAX && may_give_way(self) && self.forget_first() {}
         self.log.room() >= BATCH_BYTES_MAX
+    }
+
+    fn forget_all(&mut self) {
+        self.messages.clear();
+        self.next = 0;
+        self.taken = self.log.tail();
+        self.log.forget(self.taken);
     }
 
     /// Forgets the oldest message, if it was taken.

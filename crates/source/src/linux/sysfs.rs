@@ -68,7 +68,7 @@ impl Sysfs {
     /// # Errors
     /// See [`Unread`].
     pub fn read(&self, port: Port) -> Result<Reading, Unread> {
-        read_device(&self.bus().join(port.to_string()), port)
+        read_device(&self.device(port), port)
     }
 
     /// Reads the device in `port`, whose directory is `devpath` below the root, if it still has `address`.
@@ -78,6 +78,11 @@ impl Sysfs {
     pub fn read_devpath(&self, devpath: &str, port: Port, address: u8) -> Result<Reading, Unread> {
         let reading = read_device(&self.root.join(devpath.trim_start_matches('/')), port)?;
         if reading.address == address { Ok(reading) } else { Err(Unread::Gone) }
+    }
+
+    /// The directory of the device in `port`.
+    pub(super) fn device(&self, port: Port) -> PathBuf {
+        self.bus().join(port.to_string())
     }
 
     fn bus(&self) -> PathBuf {
@@ -103,14 +108,13 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
     let address = byte("devnum", 10).ok_or_else(not_there)?;
     let (vendor_id, product_id) =
         number("idVendor", 16).zip(number("idProduct", 16)).ok_or_else(not_there)?;
-    let descriptors = read_attribute(&directory.join("descriptors"), DESCRIPTORS_BYTES_MAX);
     let reading = Reading {
         class: byte("bDeviceClass", 16),
         speed: text(attribute("speed")).and_then(|speed| Speed::parse(&speed)),
         manufacturer: string(attribute("manufacturer")),
         product: string(attribute("product")),
         serial_number: string(attribute("serial")),
-        descriptors: HexBytes(descriptors.ok_or_else(not_there)?),
+        descriptors: HexBytes(descriptors(directory).ok_or_else(not_there)?),
         configuration: byte("bConfigurationValue", 10),
         interfaces: read_interfaces(directory, port),
         ..Reading::bare(port, address, vendor_id, product_id, None)
@@ -120,6 +124,11 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
         return Err(not_there());
     }
     if reading.is_complete() { Ok(reading) } else { Err(not_there()) }
+}
+
+/// The descriptors of the device in `directory`, as the kernel keeps them.
+pub fn descriptors(directory: &Path) -> Option<Vec<u8>> {
+    read_attribute(&directory.join("descriptors"), DESCRIPTORS_BYTES_MAX)
 }
 
 fn read_interfaces(directory: &Path, port: Port) -> Vec<InterfaceReading> {
@@ -157,7 +166,7 @@ fn read_interface(directory: &Path) -> Option<InterfaceReading> {
 const PAGE_BYTES: usize = 4096;
 
 /// At most `limit` bytes of an attribute; none when it is missing or cannot be read.
-fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
+pub(super) fn read_attribute(path: &Path, limit: usize) -> Option<Vec<u8>> {
     let mut file = File::open(path).ok()?;
     let mut bytes = Vec::new();
     while bytes.len() < limit {

@@ -1,7 +1,7 @@
 //! One source of a chain at a time: when it fails, another takes over; when a better one works again, it comes back.
 //!
 //! A source that takes over scans first, and the table finds what happened in between. The better ones are tried out
-//! beside the one in use, which costs nothing but their threads: they come back once they have lasted for
+//! beside the one in use, which costs their threads and scans: they come back once they have lasted for
 //! [`standby::TRIAL`]. A source that may be deaf, because it was or because its namespace hears nothing, has to hear
 //! something first. Poll hears nothing at all, so whatever is heard beside it is told from there on, and no edge is
 //! lost on the way back.
@@ -18,7 +18,7 @@ use autoweave_usb_device::{Observation, SourceName};
 pub use interrupter::{Interrupter, Nudge};
 use standby::{Progress, Standby};
 
-use crate::source::{OpenError, OpenErrors, Options, Source, SourceError, Wire};
+use crate::source::{OpenErrors, Options, Source, SourceError, Wire};
 use crate::{Counters, Position};
 
 /// A source scans at every interval. One of which nothing is heard for twice as long and this has ended.
@@ -27,8 +27,9 @@ const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// A source that was woken late, with all of this process, gets this long to show that it lives.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Scans in a row that find something of which the source has not told a thing: then it is deaf.
-const DEAF_SCANS: u32 = 2;
+/// A source that is late may tell what a scan has found so long before. One that tells nothing, and then another scan
+/// finds something, is deaf.
+const LATE: Duration = Duration::from_secs(5);
 
 /// How long a source that works may take to hand on what it has, when a better one comes back.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
@@ -67,7 +68,7 @@ impl fmt::Display for Switch {
         match why {
             Some(why) if from == to => write!(f, "the source {from} failed ({why}) and was opened anew"),
             Some(why) => write!(f, "the source {from} failed ({why}): {to} takes over"),
-            None => write!(f, "the source {to} works again and takes over from {from}"),
+            None => write!(f, "the source {to} works and takes over from {from}"),
         }
     }
 }
@@ -82,7 +83,8 @@ struct Health {
     is_late: bool,
     /// It has told an edge since the last scan.
     has_heard: bool,
-    deaf_scans: u32,
+    /// When a scan found something of which the source had told nothing, nor anything since.
+    silent_since: Option<Instant>,
     verdict: Option<SourceError>,
 }
 
@@ -109,15 +111,20 @@ impl Supervisor {
         Err(OpenErrors(errors))
     }
 
-    /// Takes up where the holder of a reception had it; `options.chain` begins with [`Kind::Uevent`].
+    /// Takes up where the holder of a reception had it, or else opens the first that can be opened. `options.chain`
+    /// begins with [`crate::Kind::Uevent`].
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// None can be opened: why, of each.
     #[cfg(target_os = "linux")]
-    pub fn with_reception(reception: crate::Reception, options: Options) -> Result<Self, OpenError> {
-        let standbys = Standby::all(&options.chain);
-        let source = Source::with_reception(reception, &options)?;
-        Ok(Self::with(source, 0, standbys, options))
+    pub fn with_reception(reception: crate::Reception, options: Options) -> Result<Self, OpenErrors> {
+        match Source::with_reception(reception, &options) {
+            Ok(source) => {
+                let standbys = Standby::all(&options.chain);
+                Ok(Self::with(source, 0, standbys, options))
+            }
+            Err(_) => Self::open(options),
+        }
     }
 
     fn with(source: Source, active: usize, mut standbys: Vec<Standby>, options: Options) -> Self {
@@ -194,11 +201,11 @@ impl Supervisor {
         if let Some(wire) = self.heard_on_trial.pop_front() {
             return Some(wire);
         }
-        if let Some(verdict) = self.health.verdict.take() {
+        if let Some(verdict) = self.health.verdict.take().filter(|_| self.is_supervised()) {
             return Some(self.fail(verdict));
         }
-        if let Some(wire) = self.source.next(Duration::ZERO) {
-            return Some(self.pass(wire));
+        if let Some(wire) = self.source.next(Duration::ZERO).and_then(|wire| self.pass(wire)) {
+            return Some(wire);
         }
         let until = Instant::now().checked_add(timeout);
         loop {
@@ -206,10 +213,10 @@ impl Supervisor {
             if let Some(wire) = self.look_around(now) {
                 return Some(wire);
             }
-            let look_at = self.look_at().into_iter().chain(until).min();
+            let look_at = self.look_at(now).into_iter().chain(until).min();
             let wait = look_at.map_or(timeout, |at| at.saturating_duration_since(now));
-            if let Some(wire) = self.source.next(wait) {
-                return Some(self.pass(wire));
+            if let Some(wire) = self.source.next(wait).and_then(|wire| self.pass(wire)) {
+                return Some(wire);
             }
             if until.is_some_and(|until| Instant::now() >= until) {
                 return None;
@@ -225,24 +232,26 @@ impl Supervisor {
                 standby.something_happened();
             }
         }
-        if !self.is_supervised() || self.options.chain[self.active].looks() {
+        if !self.is_supervised() || self.looks() {
             return;
         }
-        match (has_heard, edges) {
-            (true, _) => self.health.deaf_scans = 0,
-            (false, 0) => {}
-            (false, _) => self.health.deaf_scans += 1,
-        }
         let now = Instant::now();
-        let has_successor = self.standbys.iter().any(|standby| standby.may_take_over(now));
-        // One that only scans is better than none.
-        if self.health.deaf_scans >= DEAF_SCANS && has_successor {
-            self.health.verdict = Some(SourceError::Deaf);
+        match (has_heard, edges) {
+            (true, _) => self.health.silent_since = None,
+            (false, 0) => {}
+            (false, _) => {
+                let since = *self.health.silent_since.get_or_insert(now);
+                let has_successor = self.standbys.iter().any(|standby| standby.may_take_over(now));
+                // One that only scans is better than none.
+                if now.duration_since(since) >= LATE && has_successor {
+                    self.health.verdict = Some(SourceError::Deaf);
+                }
+            }
         }
     }
 
     fn is_supervised(&self) -> bool {
-        self.source.is_live() && !self.is_finishing
+        self.options.chain[self.active].is_of_the_bus() && !self.is_finishing
     }
 
     /// What happens because of the time.
@@ -258,11 +267,14 @@ impl Supervisor {
             Some(_) => return None,
             None => {}
         }
-        let looks = self.options.chain[self.active].looks();
+        let looks = self.looks();
         for index in 0..self.active {
             let progress = self.standbys[index].try_out(&self.options, &self.interrupter, looks, now);
+            let may_hear = self.standbys[..index].iter().any(Standby::is_on_trial);
             match progress {
                 Progress::Waits => {}
+                // A better one is about to tell the same.
+                Progress::Works if looks && may_hear && !self.standbys[index].has_waited(now) => {}
                 Progress::Works if looks => {
                     return self.standbys[index].take_trial().map(|trial| self.adopt_trial(index, trial));
                 }
@@ -277,11 +289,11 @@ impl Supervisor {
     }
 
     /// When there is something to look at, at the latest.
-    fn look_at(&self) -> Option<Instant> {
+    fn look_at(&self, now: Instant) -> Option<Instant> {
         if !self.is_supervised() {
             return None;
         }
-        let trials = self.standbys[..self.active].iter().filter_map(Standby::look_at);
+        let trials = self.standbys[..self.active].iter().filter_map(|standby| standby.look_at(now));
         let leaving = self.leaving.map(|(_, until)| until);
         trials.chain(self.health.deadline).chain(leaving).min()
     }
@@ -307,44 +319,47 @@ impl Supervisor {
         None
     }
 
-    /// What the taker gets of what came from the active source.
-    fn pass(&mut self, wire: Wire) -> Wire {
+    fn looks(&self) -> bool {
+        self.options.chain[self.active].looks()
+    }
+
+    /// What the taker gets of what came from the active source, if anything.
+    fn pass(&mut self, wire: Wire) -> Option<Wire> {
         match wire {
             Wire::Observed(observed) => {
                 self.health.is_alive = true;
                 self.health.has_heard |= !matches!(observed.observation, Observation::Scan { .. });
-                Wire::Observed(observed)
+                if !self.looks() || !self.is_supervised() {
+                    return Some(Wire::Observed(observed));
+                }
+                // A scan may show what came of edges that were heard on trial, and are to be told.
+                let switch = self.look_around(Instant::now());
+                let is_heard = self.standbys[..self.active].iter().any(Standby::has_heard);
+                if switch.is_some() || is_heard { switch } else { Some(Wire::Observed(observed)) }
             }
             Wire::ScanFailed(error) => {
                 self.health.is_alive = true;
-                Wire::ScanFailed(error)
+                Some(Wire::ScanFailed(error))
             }
-            Wire::Failed(error) if self.is_supervised() => self.fail(error),
-            Wire::Ended if self.is_supervised() => match self.leaving {
+            Wire::Failed(error) if self.is_supervised() => Some(self.fail(error)),
+            Wire::Ended if self.is_supervised() => Some(match self.leaving {
                 Some((index, _)) => self.come_back(index),
                 None => self.fail(SourceError::Ended),
-            },
-            other => other,
+            }),
+            other => Some(other),
         }
     }
 
     /// Another source takes over, if one can.
     fn fail(&mut self, why: SourceError) -> Wire {
         let now = Instant::now();
-        let last = self.standbys.len();
-        let order = (self.active + 1..last).chain(0..=self.active);
+        let order = (self.active + 1..self.standbys.len()).chain(0..=self.active);
         let order: Vec<usize> = order.filter(|index| self.standbys[*index].may_take_over(now)).collect();
         self.standbys[self.active].failed(why.to_string(), now);
         if matches!(why, SourceError::Deaf) {
             self.standbys[self.active].was_deaf();
         }
-        for index in sure_first(&self.standbys, &self.options, order) {
-            match Source::open(&self.options.chain[index], &self.options) {
-                Ok(source) => return self.adopt(index, source, Some(why)),
-                Err(error) => self.standbys[index].failed(error.to_string(), now),
-            }
-        }
-        Wire::Failed(why)
+        self.open_one_of(order, why)
     }
 
     /// The better source takes over, now that the one in use has handed on everything.
@@ -354,10 +369,21 @@ impl Supervisor {
             Ok(source) => self.adopt(index, source, None),
             Err(error) => {
                 self.standbys[index].failed(error.to_string(), Instant::now());
-                // It was told to end.
-                self.fail(SourceError::Ended)
+                // The one in use was told to end.
+                let order = (self.active..self.standbys.len()).chain(0..self.active);
+                self.open_one_of(order.collect(), SourceError::Ended)
             }
         }
+    }
+
+    fn open_one_of(&mut self, order: Vec<usize>, why: SourceError) -> Wire {
+        for index in sure_first(&self.standbys, &self.options, order) {
+            match Source::open(&self.options.chain[index], &self.options) {
+                Ok(source) => return self.adopt(index, source, Some(why)),
+                Err(error) => self.standbys[index].failed(error.to_string(), Instant::now()),
+            }
+        }
+        Wire::Failed(why)
     }
 
     fn adopt_trial(&mut self, index: usize, (source, heard): (Source, VecDeque<Wire>)) -> Wire {

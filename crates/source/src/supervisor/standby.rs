@@ -24,8 +24,12 @@ const STEADY: Duration = Duration::from_secs(60);
 /// A source does not take over again sooner than this after it failed.
 const COOL_DOWN: Duration = Duration::from_secs(10);
 
-/// What is kept of what a source hears on trial, at most. One that hears something is active at once.
+/// What is kept of what a source hears on trial, at most. The rest waits where it comes from; one that hears something is
+/// active soon.
 const HEARD_MAX: usize = 4096;
+
+/// What one source on trial hears, a better one hears as well, or not at all, within this.
+const HEARS_WITHIN: Duration = Duration::from_millis(300);
 
 /// See the module's description.
 #[derive(Debug)]
@@ -51,7 +55,8 @@ struct Trial {
     ends_at: Instant,
     is_over: bool,
     has_scanned: bool,
-    has_heard: bool,
+    /// When it first told something but a scan.
+    heard_at: Option<Instant>,
     /// What was heard, from the first edge on, while the active source hears nothing.
     heard: VecDeque<Wire>,
     /// A scan of the active source found something, and this one has told nothing.
@@ -137,12 +142,29 @@ impl Standby {
         }
     }
 
+    /// Whether a trial goes on.
+    pub fn is_on_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// Whether something was heard on trial that the active source, which only looks, is not to tell.
+    pub fn has_heard(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.heard_at.is_some())
+    }
+
+    /// Whether a better source would have heard by now what this one has heard on trial.
+    pub fn has_waited(&self, now: Instant) -> bool {
+        let heard_at = self.trial.as_ref().and_then(|trial| trial.heard_at);
+        heard_at.is_none_or(|at| now.duration_since(at) >= HEARS_WITHIN)
+    }
+
     /// When there is something to look at if nobody says so before.
-    pub fn look_at(&self) -> Option<Instant> {
-        match &self.trial {
-            Some(trial) => (!trial.is_over && !trial.is_doubtful).then_some(trial.ends_at),
-            None => self.retry_at,
-        }
+    pub fn look_at(&self, now: Instant) -> Option<Instant> {
+        let Some(trial) = &self.trial else { return self.retry_at };
+        let may_end = !trial.is_doubtful || trial.heard_at.is_some();
+        let ends_at = Some(trial.ends_at).filter(|_| may_end);
+        let waits_until = trial.heard_at.map(|at| at + HEARS_WITHIN);
+        ends_at.into_iter().chain(waits_until).filter(|at| *at > now).min()
     }
 
     /// Begins a trial if it is time for one, or goes on with it. `looks`: the active source hears nothing itself.
@@ -185,7 +207,7 @@ impl Standby {
             ends_at: now + TRIAL,
             is_over: false,
             has_scanned: false,
-            has_heard: false,
+            heard_at: None,
             heard: VecDeque::new(),
             has_missed: false,
         })
@@ -194,32 +216,101 @@ impl Standby {
 
 impl Trial {
     fn go_on(&mut self, looks: bool, now: Instant) -> Result<Progress, SourceError> {
-        while let Some(wire) = self.source.next(Duration::ZERO) {
+        while self.heard.len() < HEARD_MAX
+            && let Some(wire) = self.source.next(Duration::ZERO)
+        {
             match wire {
                 Wire::Failed(error) => return Err(error),
                 Wire::Ended => return Err(SourceError::Ended),
-                Wire::Observed(observed) => self.observed(observed, looks),
+                Wire::Observed(observed) => self.observed(observed, looks, now),
                 Wire::ScanFailed(_) | Wire::Interrupted | Wire::Switched(_) => {}
             }
         }
         self.is_over = now >= self.ends_at;
-        if self.is_over && self.has_missed && !self.has_heard {
+        if self.is_over && self.has_missed && self.heard_at.is_none() {
             self.is_doubtful = true;
         }
         // What it hears must not be missed, if nobody else hears it.
-        let hears = self.has_heard && (looks || self.is_over);
+        let hears = self.heard_at.is_some() && (looks || self.is_over);
         let lasts = self.is_over && !self.is_doubtful;
-        Ok(if self.has_scanned && (hears || lasts) { Progress::Works } else { Progress::Waits })
+        let is_known = self.has_scanned || self.heard.len() >= HEARD_MAX;
+        if self.is_over && !is_known {
+            return Err(SourceError::Silent(TRIAL));
+        }
+        Ok(if is_known && (hears || lasts) { Progress::Works } else { Progress::Waits })
     }
 
-    fn observed(&mut self, observed: Observed, looks: bool) {
+    fn observed(&mut self, observed: Observed, looks: bool, now: Instant) {
         let is_scan = matches!(observed.observation, Observation::Scan { .. });
         self.has_scanned |= is_scan;
-        self.has_heard |= !is_scan;
-        if looks && self.has_heard && self.heard.len() < HEARD_MAX {
+        if !is_scan {
+            self.heard_at.get_or_insert(now);
+        }
+        if looks && self.heard_at.is_some() {
             self.heard.push_back(Wire::Observed(observed));
         } else {
             self.source.journaled(observed.number, observed.number);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standby() -> (Standby, Instant) {
+        (Standby::all(&[Kind::Uevent]).remove(0), Instant::now())
+    }
+
+    fn fail(standby: &mut Standby, now: Instant) -> Duration {
+        standby.failed("a reason".to_owned(), now);
+        standby.look_at(now).unwrap() - now
+    }
+
+    #[test]
+    fn what_fails_again_and_again_is_tried_less_and_less() {
+        let (mut standby, mut now) = standby();
+        for pause_s in [5, 10, 20, 40, 80, 160, 300, 300] {
+            let pause = fail(&mut standby, now);
+            assert_eq!(pause, Duration::from_secs(pause_s));
+            now += pause + TRIAL;
+            standby.became_active(now);
+            assert_eq!((standby.problem(), standby.look_at(now)), (None, None));
+            now += STEADY - Duration::from_millis(1);
+        }
+    }
+
+    #[test]
+    fn what_lasted_is_tried_soon() {
+        let (mut standby, mut now) = standby();
+        for _ in 0..5 {
+            fail(&mut standby, now);
+        }
+        standby.became_active(now);
+        now += STEADY;
+        assert_eq!(fail(&mut standby, now), RETRY);
+        assert_eq!(fail(&mut standby, now), 2 * RETRY, "it had not become active");
+    }
+
+    #[test]
+    fn what_failed_just_now_does_not_take_over() {
+        let (mut standby, now) = standby();
+        assert!(standby.may_take_over(now));
+        fail(&mut standby, now);
+        assert!(!standby.may_take_over(now) && !standby.may_take_over(now + COOL_DOWN - RETRY));
+        assert!(standby.may_take_over(now + COOL_DOWN));
+    }
+
+    #[test]
+    fn what_was_deaf_is_doubted_until_it_is_used_again() {
+        let (_, now) = standby();
+        let mut poll = Standby::all(&[Kind::Poll]).remove(0);
+        let options = Options::default();
+        assert!(!poll.is_doubtful(&options));
+        fail(&mut poll, now);
+        poll.was_deaf();
+        assert!(poll.is_doubtful(&options));
+        poll.became_active(now);
+        assert!(!poll.is_doubtful(&options));
     }
 }

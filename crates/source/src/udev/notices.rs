@@ -32,7 +32,7 @@ const HEARD_MAX: usize = 4096;
 const DATAGRAMS_MAX: usize = 1024;
 
 /// How often to look whether the socket's file is still there, and into the spool, at least.
-const LOOK_AGAIN_MS: u16 = 1000;
+const LOOK_AGAIN_MS: u16 = 5000;
 
 /// The socket and the spool; see the module's description. Dropping it closes it.
 #[derive(Debug)]
@@ -294,8 +294,14 @@ impl Shared {
             (inbox.taker.is_some(), inbox.room())
         };
         let mut heard = Vec::new();
-        if let Some(socket) = &intake.socket {
-            self.receive(socket, room.min(DATAGRAMS_MAX), &mut heard);
+        let is_broken = intake
+            .socket
+            .as_ref()
+            .is_some_and(|socket| self.receive(socket, room.min(DATAGRAMS_MAX), &mut heard).is_err());
+        if is_broken {
+            // Another one is made with the next look.
+            intake.socket = None;
+            self.wake();
         }
         if let Some(spool) = spool {
             self.look_into(spool, &mut intake.taken, has_taker, room, &mut heard);
@@ -334,7 +340,8 @@ impl Shared {
         }
     }
 
-    fn receive(&self, socket: &Socket, datagrams_max: usize, heard: &mut Vec<Heard>) {
+    /// Takes datagrams. Fails when the socket does, and says so to whoever hears.
+    fn receive(&self, socket: &Socket, datagrams_max: usize, heard: &mut Vec<Heard>) -> Result<(), ()> {
         for _ in 0..datagrams_max {
             heard.push(match socket.receive() {
                 Ok(Some(Datagram::Notice(notice))) => Heard::Told(notice, None),
@@ -343,10 +350,14 @@ impl Shared {
                     Counters::add(&self.counters.foreign, 1);
                     continue;
                 }
-                Ok(None) => return,
-                Err(error) => return heard.push(Heard::Failed(error)),
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    heard.push(Heard::Failed(error));
+                    return Err(());
+                }
             });
         }
+        Ok(())
     }
 
     fn read(&self, spool: &Spool, name: &str) -> Heard {

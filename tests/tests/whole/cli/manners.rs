@@ -167,11 +167,13 @@ fn check_says_one_line_about_each_thing() {
     let _bus = small_bus();
     let state = StateDir::new();
     let check = |arguments: &[&str]| {
-        finish(command(CALM).args(["check", "--state-dir"]).arg(state.path()).args(arguments)).ok()
+        let mut command = command(CALM);
+        command.env("AUTOWEAVE_USB__SOURCE__CHAIN", "auto").args(["check", "--state-dir"]).arg(state.path());
+        finish(command.args(arguments)).ok()
     };
     let json = check(&["--json"]).json();
     let whats: Vec<&str> = json.iter().map(|finding| finding["what"].as_str().unwrap()).collect();
-    assert_eq!(whats, ["config", "bus", "uevents", "boot id", "journal", "http"]);
+    assert_eq!(whats, ["config", "bus", "uevents", "libusb", "udev", "boot id", "journal", "http"]);
     for finding in &json {
         assert_ne!(finding["outcome"], "fail");
         assert!(!finding["found"].as_str().unwrap().is_empty());

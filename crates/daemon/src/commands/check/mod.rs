@@ -3,15 +3,16 @@
 mod history;
 mod journal;
 mod redis;
+mod sources;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use autoweave_usb_journal::{ReadError, Reader};
-use autoweave_usb_source::{Kind, Options, Source, enumerate, has_usb};
+use autoweave_usb_source::{enumerate, has_usb};
 use serde::Serialize;
 
 use crate::cli::{Check, Common};
@@ -20,7 +21,7 @@ use crate::exit::Failure;
 use crate::http::{Listener, ask_health};
 use crate::pipeline;
 use crate::show::{self, Outcome};
-use crate::state_dir;
+use crate::{state_dir, system};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -61,7 +62,7 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
         )
     }));
     findings.push(bus());
-    findings.push(uevents(&loaded));
+    findings.extend(sources::findings(&loaded.config));
     findings.push(boot_id());
     findings.push(match state_dir::find(arguments.state_dir.as_deref()) {
         Ok(directory) => state(&directory),
@@ -104,6 +105,9 @@ fn configuration(loaded: &Loaded) -> Finding {
     finding("config", Outcome::Ok, found, "")
 }
 
+/// Who lists the devices.
+const BUS: &str = if cfg!(target_os = "linux") { "sysfs" } else { "the operating system" };
+
 fn bus() -> Finding {
     match enumerate() {
         Ok(_) if !has_usb() => finding(
@@ -113,11 +117,11 @@ fn bus() -> Finding {
             "the daemon hears of one when it comes; `autoweave-usbd simulate` needs none",
         ),
         Ok((readings, unread)) if unread.is_empty() => {
-            finding("bus", Outcome::Ok, format!("sysfs shows {} devices, hubs included", readings.len()), "")
+            finding("bus", Outcome::Ok, format!("{BUS} shows {} devices, hubs included", readings.len()), "")
         }
         Ok((readings, unread)) => {
             let ports: Vec<String> = unread.iter().map(ToString::to_string).collect();
-            let found = format!("sysfs shows {} devices, not readable: {}", readings.len(), ports.join(", "));
+            let found = format!("{BUS} shows {} devices, not readable: {}", readings.len(), ports.join(", "));
             finding(
                 "bus",
                 Outcome::Warn,
@@ -126,39 +130,22 @@ fn bus() -> Finding {
             )
         }
         Err(error) => {
-            finding("bus", Outcome::Fail, format!("sysfs cannot be read: {error}"), "mount sysfs on /sys")
+            let mend = if cfg!(target_os = "linux") { "mount sysfs on /sys" } else { "" };
+            finding("bus", Outcome::Fail, format!("{BUS} cannot be read: {error}"), mend)
         }
-    }
-}
-
-fn uevents(loaded: &Loaded) -> Finding {
-    let asked = loaded.config.source.receive_buffer_bytes;
-    let bytes = usize::try_from(asked).unwrap_or(usize::MAX);
-    let options = Options { receive_buffer_bytes: bytes, ..Options::default() };
-    match Source::open(&Kind::Uevent, &options) {
-        Ok(source) if source.receive_buffer_bytes() / 2 < bytes => finding(
-            "uevents",
-            Outcome::Warn,
-            source.description(),
-            format!(
-                "to get the {asked} bytes asked for: CAP_NET_ADMIN, or sysctl -w net.core.rmem_max={asked}"
-            ),
-        ),
-        Ok(source) => finding("uevents", Outcome::Ok, source.description(), ""),
-        Err(error) if super::chain(&loaded.config).is_ok_and(|chain| chain.contains(&Kind::Poll)) => {
-            finding("uevents", Outcome::Warn, error.to_string(), "the daemon polls the bus instead")
-        }
-        Err(error) => finding("uevents", Outcome::Fail, error.to_string(), "add poll to source.chain"),
     }
 }
 
 fn boot_id() -> Finding {
-    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+    match system::boot_id() {
         Ok(_) => finding("boot id", Outcome::Ok, "reboots are told from restarts", ""),
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            finding("boot id", Outcome::Ok, format!("{error}: a reboot looks like a restart"), "")
+        }
         Err(error) => finding(
             "boot id",
             Outcome::Warn,
-            format!("/proc/sys/kernel/random/boot_id cannot be read: {error}"),
+            error.to_string(),
             "mount proc; without it, a reboot looks like a restart",
         ),
     }

@@ -1,10 +1,9 @@
 //! Signals, and what they ask for.
 
 use std::process;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
-use std::thread::{self, Thread};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
 
 use autoweave_usb_source::Interrupter;
 use nix::errno::Errno;
@@ -12,58 +11,15 @@ use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::Requests;
 use crate::exit::Failure;
 
-/// What was asked for since it was last looked at.
-#[derive(Debug, Default)]
-pub struct Requests {
-    stop: Mutex<bool>,
-    stopped: Condvar,
-    reload: AtomicBool,
-    upgrade: AtomicBool,
-    /// Who takes signals.
-    thread: OnceLock<Thread>,
-}
-
-impl Requests {
-    /// Whether to stop.
-    pub fn is_stop(&self) -> bool {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits, but not longer than until a stop is asked for. True if it is.
-    pub fn wait_for_stop(&self, timeout: Duration) -> bool {
-        let stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.stopped.wait_timeout_while(stop, timeout, |stop| !*stop);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-
-    /// Whether to load the configuration again; asked once.
-    pub fn take_reload(&self) -> bool {
-        self.reload.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether to become the program that is on disk now. Signals are kept from then on.
-    pub fn is_upgrade(&self) -> bool {
-        self.upgrade.load(Ordering::Relaxed)
-    }
-
-    /// There was nothing to become: signals are taken again.
-    pub fn go_on(&self) {
-        self.upgrade.store(false, Ordering::Relaxed);
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-
-    fn stop(&self) {
-        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.stopped.notify_all();
-    }
-}
-
-/// What a daemon is asked by.
-const ASKED_BY: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2];
+/// What a daemon is asked by. Only Linux has something to hand on at an upgrade, and so the signal for it.
+const ASKED_BY: &[Signal] = if cfg!(target_os = "linux") {
+    &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2]
+} else {
+    &[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+};
 
 /// Keeps signals until [`handle`] takes them. To be called before there are other threads: they begin as this one is.
 pub fn block() -> Result<(), Failure> {
@@ -101,7 +57,7 @@ pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
 }
 
 fn asked_by() -> SigSet {
-    ASKED_BY.into_iter().collect()
+    ASKED_BY.iter().copied().collect()
 }
 
 fn cannot_be_handled(error: Errno) -> Failure {

@@ -1,5 +1,4 @@
-//! What a daemon is given by whoever holds its socket: the keeper, systemd, or the daemon that it was before a
-//! re-exec.
+//! Who holds the socket of a daemon: the keeper, systemd, or the daemon that it was before a re-exec.
 
 #![expect(unsafe_code, reason = "file descriptors come from the environment as numbers")]
 
@@ -9,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, io};
 
-use autoweave_usb_source::Reception;
+pub use autoweave_usb_source::Reception;
+use autoweave_usb_source::{OpenErrors, Options, Supervisor};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -69,6 +69,14 @@ pub fn begin(receive_buffer_bytes: usize) -> Result<Option<(Reception, Held)>, F
         // Opening the source says so, and goes on with another.
         Err(_) => Ok(None),
     }
+}
+
+/// The sources, the first on what is held.
+///
+/// # Errors
+/// See [`OpenErrors`].
+pub fn sources(reception: Reception, options: Options) -> Result<Supervisor, OpenErrors> {
+    Supervisor::with_reception(reception, options)
 }
 
 fn numbers() -> Option<(&'static str, Vec<RawFd>)> {

@@ -1,0 +1,39 @@
+//! Nothing is held.
+
+use std::path::{Path, PathBuf};
+
+use autoweave_usb_source::{OpenErrors, Options, Supervisor};
+
+use crate::exit::Failure;
+
+/// Nothing that could outlive a daemon.
+pub enum Reception {}
+
+/// Nobody holds anything.
+pub enum Held {}
+
+/// There is no uevent socket to be had.
+pub fn begin(_: usize) -> Result<Option<(Reception, Held)>, Failure> {
+    Ok(None)
+}
+
+/// The sources, the first on what is held.
+pub fn sources(reception: Reception, _: Options) -> Result<Supervisor, OpenErrors> {
+    match reception {}
+}
+
+/// Nobody who started this process has anything to say.
+pub fn tell(_: Option<&Held>) {}
+
+/// Where the program is.
+pub fn executable() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(Failure::unavailable)
+}
+
+/// Nothing asks for this here: there is no signal for it.
+pub fn exec(_: Option<&Held>, executable: &Path) -> Failure {
+    Failure::unavailable(format!("{} cannot take over: only Linux has that", executable.display()))
+}
+
+/// Nobody wants to know that the daemon does its job.
+pub fn tell_ready() {}
