@@ -27,6 +27,9 @@ const LOG_LINES_A_SECOND_MAX: u32 = 100;
 /// How long a killed process may take to be gone. One that sits in a call to a device can take longer.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// From the end of its standard output to that of the process, where that is how it ends.
+const CLOSED_GRACE: Duration = Duration::from_secs(2);
+
 /// How long a plugin may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines {
@@ -263,7 +266,7 @@ impl Worker {
             return Err(WorkerFault::Exited(self.reap()));
         }
         if found.ended {
-            let exit = self.wait_for_exit(Instant::now() + Duration::from_millis(100));
+            let exit = self.wait_for_exit(Instant::now() + CLOSED_GRACE);
             return Err(if exit.status.is_some() { WorkerFault::Exited(exit) } else { WorkerFault::Closed });
         }
         Ok(None)
