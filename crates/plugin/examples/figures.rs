@@ -47,6 +47,7 @@ fn measure(entry: &str, code: &str) -> Result<(), Box<dyn Error>> {
     let report: Sink = Arc::new(move |report| drop(sender.send(report)));
     let begun = Instant::now();
     let loader = Loader::open(options(place.path())?, Vec::new(), report)?;
+    loader.wait_until_loaded(Duration::from_secs(60));
     let ready = begun.elapsed();
     let process = reports.try_iter().find_map(|report| match report {
         Report::Started { process, .. } => Some(process),
@@ -126,6 +127,7 @@ fn options(place: &Path) -> Result<Options, Box<dyn Error>> {
             without_landlock: Vec::new(),
             protected: Vec::new(),
         },
+        gate: Arc::new(|| true),
     })
 }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::io::{self, PipeWriter};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use thiserror::Error;
 use crate::launch::{Host, Launch};
 use crate::manifest::Permissions;
 use crate::package::{Package, PackageFault, fingerprint};
-use crate::pool::{Ending, Outcome, Policy, Pool, Tallies, Version};
+use crate::pool::{Ending, Gate, Outcome, Outside, Policy, Pool, Tallies, Version};
 use crate::report::{Report, Sink};
 use crate::sandbox::landlock_abi;
 use watch::{Watch, Woken};
@@ -35,7 +35,7 @@ const CONNECTED_MAX: usize = 65_536;
 const ABI_TCP: u32 = 4;
 
 /// What a loader needs to know.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// One package in each of its directories; those that begin with a dot are passed over.
     pub directory: PathBuf,
@@ -48,6 +48,8 @@ pub struct Options {
     pub policy: Policy,
     /// Who runs them, and what they never get.
     pub host: Host,
+    /// Asked before each delivery: while it says no, events wait.
+    pub gate: Gate,
 }
 
 /// Why there is no loader.
@@ -73,15 +75,17 @@ pub struct Status {
     pub directory: PathBuf,
     /// Numbers.
     pub tallies: Tallies,
+    /// Why a worker of it last crashed; empty if none did.
+    pub last_error: String,
 }
 
 /// Runs the plugins of a directory. Dropped, it ends them without waiting.
 pub struct Loader {
     inner: Arc<Inner>,
     /// Closed to end the thread.
-    stop: Option<PipeWriter>,
-    /// Disconnected when the thread has ended.
-    watching: Receiver<()>,
+    stop: Mutex<Option<PipeWriter>>,
+    /// Says when all there was is loaded; disconnected when the thread has ended.
+    watching: Mutex<Receiver<()>>,
 }
 
 /// An event on its way to plugins.
@@ -89,6 +93,13 @@ pub struct Loader {
 pub struct Pending {
     outcomes: Receiver<Outcome>,
     expected: usize,
+}
+
+/// Why a package is not run.
+enum Refusal {
+    /// It, or this machine, would have to be changed.
+    Unfit(String),
+    NotStarted(String),
 }
 
 struct Inner {
@@ -114,8 +125,9 @@ struct Plugin {
 }
 
 impl Loader {
-    /// Loads what is in the directory, waits until each is ready or not, and watches from then on. `connected`
-    /// are the attaches of the devices that are there.
+    /// Begins to load what is in the directory, and watches it from then on. `connected` are the attaches of the
+    /// devices that are there. What is dispatched before [`Loader::wait_until_loaded`] says yes, plugins miss that are
+    /// not loaded yet.
     ///
     /// # Errors
     /// One of the directories cannot be used. A package that cannot be run is no error but a [`Report`].
@@ -135,20 +147,27 @@ impl Loader {
         let mut registry = Registry::default();
         connected.iter().for_each(|event| registry.note(event));
         let inner = Arc::new(Inner { options, report, registry: Mutex::new(registry) });
-        let mut seen = BTreeMap::new();
-        inner.look(&mut seen);
-        let (watched, (alive, watching)) = (Arc::clone(&inner), channel());
+        let (watched, (loaded, watching)) = (Arc::clone(&inner), channel());
         thread::Builder::new()
             .name("plugin-watch".to_owned())
             .spawn(move || {
-                let _alive: Sender<()> = alive;
+                let mut seen = BTreeMap::new();
+                watched.look(&mut seen);
+                // Nobody may want to know.
+                let _ = loaded.send(());
                 while watch.wait() == Woken::Look {
                     watch.cover(&watched.options.directory);
                     watched.look(&mut seen);
                 }
             })
             .map_err(failed(&inner.options.directory))?;
-        Ok(Self { inner, stop: Some(stop), watching })
+        Ok(Self { inner, stop: Mutex::new(Some(stop)), watching: Mutex::new(watching) })
+    }
+
+    /// Waits until each plugin that was there at first is ready or not, at most for `patience`; says whether that is
+    /// so. To be asked until it says yes.
+    pub fn wait_until_loaded(&self, patience: Duration) -> bool {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(patience).is_ok()
     }
 
     /// Hands an event to the plugins that hear it. `delivery` is the number of its first delivery: more than 1
@@ -173,25 +192,27 @@ impl Loader {
                 digest: package.digest,
                 directory: plugin.directory.clone(),
                 tallies: plugin.pool.tallies(),
+                last_error: plugin.pool.last_error(),
             }
         };
         self.inner.lock().plugins.iter().map(status).collect()
     }
 
-    /// Ends all plugins: they finish what they are at within `grace`, and what waits ends as [`Ending::Left`].
-    pub fn close(mut self, grace: Duration) {
-        self.end(grace);
-    }
-
-    fn end(&mut self, grace: Duration) {
-        let end = Instant::now() + grace;
-        self.stop = None;
+    /// Delivers no more: what waits, and whatever is dispatched from now on, ends as [`Ending::Left`].
+    pub fn begin_to_close(&self) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut registry = self.inner.lock();
         registry.closing = true;
         registry.plugins.values().for_each(|plugin| plugin.pool.begin_to_close(Ending::Left));
-        drop(registry);
+    }
+
+    /// Ends all plugins: they finish what they are at within `grace`, and what waits ends as [`Ending::Left`].
+    pub fn close(&self, grace: Duration) {
+        let end = Instant::now() + grace;
+        self.begin_to_close();
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         // It may be waiting for a plugin to get ready, which it ends itself then.
-        let _ = self.watching.recv_timeout(grace);
+        while watching.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
         let plugins = std::mem::take(&mut self.inner.lock().plugins);
         plugins.values().for_each(|plugin| plugin.pool.close(end));
     }
@@ -199,7 +220,7 @@ impl Loader {
 
 impl Drop for Loader {
     fn drop(&mut self) {
-        self.end(Duration::ZERO);
+        self.close(Duration::ZERO);
     }
 }
 
@@ -248,23 +269,28 @@ impl Inner {
             if before.is_some() && before == seen.get(&package).copied() {
                 continue;
             }
-            if let Err(error) = self.load(&package) {
+            let loaded = self.load(&package);
+            // One that is as it should be and did not start may do so at the next look.
+            let is_final = !matches!(loaded, Err(Refusal::NotStarted(_)));
+            if let Err(Refusal::Unfit(error) | Refusal::NotStarted(error)) = loaded {
                 self.tell(Report::Refused { package: package.clone(), error });
             }
             // Changed while it was read: the change has woken the watch, and it is looked at again.
             seen.remove(&package);
-            if let Some(before) = before.filter(|before| fingerprint(&package).ok() == Some(*before)) {
+            let is_same = |before: &u64| is_final && fingerprint(&package).ok() == Some(*before);
+            if let Some(before) = before.filter(is_same) {
                 seen.insert(package, before);
             }
         }
         self.prune();
     }
 
-    fn load(&self, directory: &Path) -> Result<(), String> {
-        let text = |fault: PackageFault| fault.to_string();
+    fn load(&self, directory: &Path) -> Result<(), Refusal> {
+        let unfit = |fault: PackageFault| Refusal::Unfit(fault.to_string());
         let package =
-            Package::stage(directory, &self.options.store, self.options.require_signature).map_err(text)?;
-        let launch = Launch::plan(&package, &self.options.host).map_err(|fault| fault.to_string())?;
+            Package::stage(directory, &self.options.store, self.options.require_signature).map_err(unfit)?;
+        let launch =
+            Launch::plan(&package, &self.options.host).map_err(|fault| Refusal::Unfit(fault.to_string()))?;
         let name = package.manifest.name.clone();
         let (version, notes) = (package.manifest.version.to_string(), notes(&package.manifest.permissions));
         let old_name = self.name_of(directory).filter(|old| *old != name);
@@ -274,18 +300,19 @@ impl Inner {
         drop(registry);
         match existing {
             Some((_, other)) if other != directory => {
-                return Err(format!(
+                return Err(Refusal::Unfit(format!(
                     "{}: {} is a plugin named {name:?} already: rename one",
                     directory.display(),
                     other.display()
-                ));
+                )));
             }
             Some((pool, _)) if pool.version().package.digest == package.digest => return Ok(()),
             Some((pool, _)) => self.swap(&pool, Version { package, launch }, version, notes),
             None => {
-                let pool =
-                    Pool::open(Version { package, launch }, self.options.policy, Arc::clone(&self.report))
-                        .map_err(|error| format!("{}: {name} did not start: {error}", directory.display()))?;
+                let pool = Pool::open(Version { package, launch }, self.options.policy, self.outside())
+                    .map_err(|error| {
+                        Refusal::NotStarted(format!("{}: {name} did not start: {error}", directory.display()))
+                    })?;
                 let mut registry = self.lock();
                 if registry.closing {
                     drop(registry);
@@ -302,6 +329,10 @@ impl Inner {
         }
         old_name.iter().for_each(|old| self.remove(old));
         Ok(())
+    }
+
+    fn outside(&self) -> Outside {
+        Outside { report: Arc::clone(&self.report), gate: Arc::clone(&self.options.gate) }
     }
 
     fn swap(&self, pool: &Pool, new: Version, version: String, notes: Vec<String>) {
@@ -372,7 +403,8 @@ impl Registry {
     /// What a plugin that starts hears first, hubs before what is behind them.
     fn coldplug(&self) -> impl Iterator<Item = Arc<Event>> {
         let mut events: Vec<_> = self.connected.values().cloned().collect();
-        events.sort_by(|a, b| (&a.producer, a.seq).cmp(&(&b.producer, b.seq)));
+        let place = |event: &Event| (event.seq, event.device.port());
+        events.sort_by(|a, b| (&a.producer, place(a)).cmp(&(&b.producer, place(b))));
         events.into_iter().map(|event| Arc::new(Event { reason: Reason::Coldplug, ..Event::clone(&event) }))
     }
 }

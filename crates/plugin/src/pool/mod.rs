@@ -40,6 +40,15 @@ pub struct Policy {
     pub patience: Duration,
 }
 
+/// Says whether an event may be delivered at this moment.
+pub type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// What a pool has to do with who runs it.
+pub(crate) struct Outside {
+    pub(crate) report: Sink,
+    pub(crate) gate: Gate,
+}
+
 /// A version of a plugin, and how it is run.
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
@@ -91,6 +100,28 @@ pub struct Tallies {
     pub waiting: usize,
     /// Whether the circuit is open.
     pub circuit_open: bool,
+    /// How long the plugin took for an event, each delivery that it answered.
+    pub durations: Durations,
+}
+
+/// How long something took, counted by [`Durations::BOUNDS_MS`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// One more than there are bounds: the last is for what took longer than all of them.
+    pub counts: [u64; Durations::BOUNDS_MS.len() + 1],
+    /// All of them together, in microseconds.
+    pub sum_us: u64,
+}
+
+impl Durations {
+    /// Upper bounds, in milliseconds.
+    pub const BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 10_000, 30_000];
+
+    fn add(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.counts[Self::BOUNDS_MS.partition_point(|bound| bound * 1_000 < micros)] += 1;
+        self.sum_us = self.sum_us.saturating_add(micros);
+    }
 }
 
 pub(crate) struct Pool {
@@ -101,7 +132,7 @@ pub(crate) struct Pool {
 struct Shared {
     name: String,
     policy: Policy,
-    report: Sink,
+    outside: Outside,
     state: Mutex<State>,
     room: Condvar,
 }
@@ -139,7 +170,7 @@ impl Pool {
     ///
     /// # Errors
     /// Why it did not become ready.
-    pub(crate) fn open(version: Version, policy: Policy, report: Sink) -> Result<Self, String> {
+    pub(crate) fn open(version: Version, policy: Policy, outside: Outside) -> Result<Self, String> {
         let (name, version) = (version.package.manifest.name.clone(), Arc::new(version));
         let state = State {
             queue: Queue::new(SLOTS_MAX),
@@ -155,7 +186,7 @@ impl Pool {
             tallies: Tallies::default(),
         };
         let shared =
-            Arc::new(Shared { name, policy, report, state: Mutex::new(state), room: Condvar::new() });
+            Arc::new(Shared { name, policy, outside, state: Mutex::new(state), room: Condvar::new() });
         let pool = Self { shared, threads: Mutex::default() };
         match pool.try_version(version) {
             Ok(()) => Ok(pool),
@@ -247,6 +278,11 @@ impl Pool {
             circuit_open: state.breaker.is_open(),
             ..state.tallies
         }
+    }
+
+    /// Of the last crash; empty before the first.
+    pub(crate) fn last_error(&self) -> String {
+        self.shared.lock().last_error.clone()
     }
 
     /// No more is delivered; what waited ends as `ending`.
@@ -353,7 +389,7 @@ impl Shared {
     }
 
     fn tell(&self, report: Report) {
-        (self.report)(report);
+        (self.outside.report)(report);
     }
 }
 

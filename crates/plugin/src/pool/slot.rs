@@ -21,6 +21,9 @@ const AGAIN_FIRST: Duration = Duration::from_millis(100);
 
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
+/// Between two looks at a gate that is shut.
+const GATE_PAUSE: Duration = Duration::from_millis(100);
+
 /// A worker and what it was started for.
 struct Running {
     worker: Worker,
@@ -88,6 +91,9 @@ impl Slot<'_> {
             let patience = state.queue.patience().filter(|_| state.breaker.is_open());
             return Step::Wait(state.breaker.not_before().into_iter().chain(patience).min());
         }
+        if !(self.shared.outside.gate)() {
+            return Step::Wait(Some(now + GATE_PAUSE));
+        }
         match state.take(self.index, now) {
             Some(job) => {
                 let (version, more) = (Arc::clone(&state.version), state.queue.len() > 0);
@@ -126,9 +132,14 @@ impl Slot<'_> {
             return self.put_back(job);
         }
         let Some(running) = &mut self.running else { return self.put_back(job) };
+        let begun = Instant::now();
         match running.worker.deliver(&job.event, job.delivery) {
             Ok(verdict) => {
-                if self.shared.lock().breaker.worked() {
+                let mut state = self.shared.lock();
+                state.tallies.durations.add(begun.elapsed());
+                let was_open = state.breaker.worked();
+                drop(state);
+                if was_open {
                     self.shared.tell(Report::CircuitClosed { plugin: self.shared.name.clone() });
                 }
                 self.judge(job, verdict);
@@ -204,7 +215,7 @@ impl Slot<'_> {
         version: Arc<Version>,
         device: Option<(Connection, PathBuf)>,
     ) -> Result<Running, WorkerFault> {
-        let (report, plugin) = (Arc::clone(&self.shared.report), self.shared.name.clone());
+        let (report, plugin) = (Arc::clone(&self.shared.outside.report), self.shared.name.clone());
         let sink = Box::new(move |line| report(Report::Log { plugin: plugin.clone(), line }));
         let launch = match &device {
             Some((_, node)) => version.launch.with_device(node.clone()),

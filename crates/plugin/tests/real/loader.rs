@@ -71,8 +71,11 @@ impl Bed {
             require_signature: false,
             policy: self.policy,
             host: support::host(),
+            gate: Arc::new(|| true),
         };
-        Loader::open(options, connected, report).unwrap()
+        let loader = Loader::open(options, connected, report).unwrap();
+        assert!(loader.wait_until_loaded(Duration::from_secs(60)));
+        loader
     }
 
     fn told(&self, what: &str) -> bool {
