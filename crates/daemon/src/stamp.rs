@@ -1,6 +1,6 @@
 //! Edges become events: what only the producer can add.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use autoweave_usb_device::{Edge, Event};
 use ulid::Generator;
@@ -62,4 +62,15 @@ pub fn new_producer() -> String {
 /// The configured name of this machine, or its own.
 pub fn host(configured: Option<&String>) -> String {
     configured.cloned().or_else(system::host_name).unwrap_or_else(|| "localhost".to_owned())
+}
+
+/// An event id that nobody has.
+pub fn new_event_id() -> String {
+    ulid::Ulid::generate().to_string()
+}
+
+/// Milliseconds since the Unix epoch.
+pub fn now_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -75,6 +75,14 @@ impl StreamReader {
         Ok(Self { link: Link::connect(settings)?, stream: settings.stream.clone() })
     }
 
+    /// Connects, to read the dead letters of the stream.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn dead_letters(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self { link: Link::connect(settings)?, stream: settings.dead_key() })
+    }
+
     /// The newest entries before the entry `before`, or of all, newest first and at most `count` (and 1,000). A
     /// stream that does not exist is empty.
     ///

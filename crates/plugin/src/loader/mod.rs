@@ -433,7 +433,7 @@ fn empty(store: &Path) -> io::Result<()> {
 }
 
 /// What an administrator should know of a plugin's permissions.
-fn notes(permissions: &Permissions) -> Vec<String> {
+pub fn notes(permissions: &Permissions) -> Vec<String> {
     let abi = landlock_abi();
     let mut notes = Vec::new();
     if !permissions.usb.listed {

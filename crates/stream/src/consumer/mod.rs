@@ -297,9 +297,9 @@ impl Deliveries {
         }
     }
 
-    /// Waits until everything that was delivered is settled, at most for `patience`; says whether it is.
-    pub fn wait_until_settled(&self, patience: Duration) -> bool {
-        self.flight.wait_until_at_most(0, patience)
+    /// How many deliveries are not settled.
+    pub fn unsettled(&self) -> usize {
+        self.flight.out().len()
     }
 
     /// Waits until at most `count` deliveries are not settled, at most for `patience`; says whether that is so.

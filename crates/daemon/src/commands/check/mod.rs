@@ -58,7 +58,7 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
             "config",
             Outcome::Warn,
             format!("{origin}: `{key}` is set"),
-            "this version does not use it yet",
+            "it has no effect without plugins.dir",
         )
     }));
     findings.push(bus());
