@@ -7,7 +7,7 @@ use crate::step::{command, release_binary, run as run_command};
 /// Of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Which measurements: latency, flood, idle, start, redis-latency, redis-flood, redis-catch-up, overrun; all where none is named
+    /// Which measurements: latency, flood, idle, start, redis-latency, redis-flood, redis-catch-up, plugins, overrun; all where none is named
     measurements: Vec<String>,
 }
 

@@ -24,6 +24,7 @@ mod kill_points;
 mod libusb;
 mod notify;
 mod nusb;
+mod plugins;
 mod policy;
 mod poll;
 mod program;

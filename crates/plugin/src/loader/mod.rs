@@ -92,6 +92,7 @@ pub struct Loader {
 #[derive(Debug)]
 pub struct Pending {
     outcomes: Receiver<Outcome>,
+    arrived: Vec<Outcome>,
     expected: usize,
 }
 
@@ -179,7 +180,7 @@ impl Loader {
         drop(registry);
         let (reply, outcomes) = channel();
         let expected = pools.iter().filter(|pool| pool.submit(event, delivery, reply.clone())).count();
-        Pending { outcomes, expected }
+        Pending { outcomes, arrived: Vec::new(), expected }
     }
 
     /// The plugins, by name.
@@ -227,8 +228,16 @@ impl Drop for Loader {
 impl Pending {
     /// Waits until every plugin is done with the event, or has given it up. Nobody heard it: none. Ends within
     /// the deliveries' deadlines and waits, and [`Policy::patience`].
-    pub fn wait(self) -> Vec<Outcome> {
-        self.outcomes.iter().take(self.expected).collect()
+    pub fn wait(mut self) -> Vec<Outcome> {
+        let left = self.expected.saturating_sub(self.arrived.len());
+        self.arrived.extend(self.outcomes.iter().take(left));
+        self.arrived
+    }
+
+    /// Whether [`Pending::wait`] would return at once.
+    pub fn is_done(&mut self) -> bool {
+        self.arrived.extend(self.outcomes.try_iter());
+        self.arrived.len() >= self.expected
     }
 }
 

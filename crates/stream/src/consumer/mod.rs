@@ -317,22 +317,46 @@ impl Settlements {
         letters: &[Letter],
         stopped: &impl Fn() -> bool,
     ) -> ControlFlow<()> {
-        loop {
-            let settled = match &mut self.outbox {
-                Outbox::Redis(outbox) => outbox.settle(delivery.id, letters),
-                Outbox::Journal(outbox) => outbox.write(delivery, letters),
-            };
-            match settled {
-                Ok(()) => break,
-                Err(failure) => sleep(self.trouble.fails(failure), stopped)?,
-            }
+        self.insist(stopped, |outbox| match outbox {
+            Outbox::Redis(outbox) => outbox.settle(delivery.id, letters),
+            Outbox::Journal(outbox) => outbox.write(delivery, letters),
+        })?;
+        self.ended(delivery.id);
+        ControlFlow::Continue(())
+    }
+
+    /// Settles deliveries that are done with, in one go; otherwise like [`Settlements::settle`].
+    pub fn settle_done(&mut self, deliveries: &[Delivery], stopped: &impl Fn() -> bool) -> ControlFlow<()> {
+        let ids: Vec<EntryId> = deliveries.iter().map(|delivery| delivery.id).collect();
+        if ids.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.insist(stopped, |outbox| match outbox {
+            Outbox::Redis(outbox) => outbox.acknowledge(&ids),
+            // The cursor is all there is.
+            Outbox::Journal(_) => Ok(()),
+        })?;
+        ids.into_iter().for_each(|id| self.ended(id));
+        ControlFlow::Continue(())
+    }
+
+    fn insist(
+        &mut self,
+        stopped: &impl Fn() -> bool,
+        mut write: impl FnMut(&mut Outbox) -> Result<(), Failure>,
+    ) -> ControlFlow<()> {
+        while let Err(failure) = write(&mut self.outbox) {
+            sleep(self.trouble.fails(failure), stopped)?;
         }
         self.trouble.works();
-        let done = self.flight.end(delivery.id);
+        ControlFlow::Continue(())
+    }
+
+    fn ended(&mut self, id: EntryId) {
+        let done = self.flight.end(id);
         if let Outbox::Journal(outbox) = &self.outbox {
             outbox.done(done);
         }
-        ControlFlow::Continue(())
     }
 }
 

@@ -3,6 +3,7 @@
 //! A wait takes nothing (`XREAD`), and what takes something does not wait: so no entry is delivered to a connection
 //! that nobody listens to any more, and the lease is looked at in the same instant in which entries are taken.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub(super) struct Inbox {
     next: Next,
     /// When to look for what other consumers left.
     claim_at: Instant,
+    /// Whether there is something to deliver again; so it may be on a new connection.
+    has_left: bool,
     has_read: bool,
     renewal: Option<Renewal>,
 }
@@ -88,6 +91,7 @@ impl Inbox {
             link: None,
             next,
             claim_at: Instant::now(),
+            has_left: true,
             has_read: false,
             renewal: None,
         }
@@ -114,7 +118,7 @@ impl Inbox {
 
     fn connect(&mut self) -> Result<Link, Failure> {
         let mut link = Link::connect(&self.settings)?;
-        self.next = Next::Claim("0-0".to_owned());
+        (self.next, self.has_left) = (Next::Claim("0-0".to_owned()), true);
         create(&mut link, &self.settings.stream, &self.member.group, "0").map(drop).or_else(not_permitted)?;
         if let (Sharing::MinIdle(min_idle), None) = (&self.member.sharing, &self.renewal) {
             let (settings, member) = (self.settings.clone(), self.member.clone());
@@ -156,7 +160,7 @@ impl Inbox {
                 Step::Give(deliveries) => return Ok(deliveries),
                 Step::Lost => {
                     // Should it be ours again, what the other one left comes before anything new.
-                    self.next = Next::Claim("0-0".to_owned());
+                    (self.next, self.has_left) = (Next::Claim("0-0".to_owned()), true);
                     thread::sleep(block.min(LOST_PAUSE));
                     return Ok(Vec::new());
                 }
@@ -176,14 +180,19 @@ impl Inbox {
         if go_on == "lost" {
             return Ok(Step::Lost);
         }
-        let trimmed: Vec<String> = answer.nth(1).map(decode).transpose()?.unwrap_or_default();
+        let claimed: Vec<String> = answer.next().map(decode).transpose()?.unwrap_or_default();
+        let trimmed: Vec<String> = answer.next().map(decode).transpose()?.unwrap_or_default();
         self.tell_lost(&trimmed);
-        self.next = if go_on == "0-0" {
-            self.claim_at = Instant::now() + (min_idle / 2).max(CLAIM_PAUSE_MIN);
-            Next::Own("-".to_owned())
-        } else {
-            Next::Claim(go_on)
-        };
+        let at: HashSet<String> = self.flight.out().iter().map(ToString::to_string).collect();
+        self.has_left |= claimed.iter().any(|id| !at.contains(id));
+        if go_on != "0-0" {
+            self.next = Next::Claim(go_on);
+            return Ok(Step::GoOn);
+        }
+        self.claim_at = Instant::now() + (min_idle / 2).max(CLAIM_PAUSE_MIN);
+        if std::mem::take(&mut self.has_left) {
+            self.next = Next::Own("-".to_owned());
+        }
         Ok(Step::GoOn)
     }
 
@@ -264,6 +273,18 @@ impl Inbox {
 impl Outbox {
     pub(super) fn new(settings: Settings, group: String) -> Self {
         Self { settings, group, link: None }
+    }
+
+    pub(super) fn acknowledge(&mut self, ids: &[EntryId]) -> Result<(), Failure> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Link::connect(&self.settings)?,
+        };
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        // Without a group it acknowledges nothing, which is no error.
+        link.query::<u64>(redis::cmd("XACK").arg(&self.settings.stream).arg(&self.group).arg(ids))?;
+        self.link = Some(link);
+        Ok(())
     }
 
     pub(super) fn settle(&mut self, id: EntryId, letters: &[Letter]) -> Result<(), Failure> {

@@ -8,8 +8,9 @@ local stream, group, consumer, count, most = KEYS[1], ARGV[2], ARGV[3], tonumber
 local is_at = {}
 for i = 7, #ARGV do is_at[ARGV[i]] = true end
 local trimmed, entries, next_id = {}, {}, ''
-local page = redis.call('XPENDING', stream, group, ARGV[4], '+', count, consumer)
-if #page == count then next_id = '(' .. page[count][1] end
+local page_max = 256
+local page = redis.call('XPENDING', stream, group, ARGV[4], '+', page_max, consumer)
+if #page == page_max then next_id = '(' .. page[page_max][1] end
 for _, pending in ipairs(page) do
   local id, deliveries = pending[1], pending[4] + 1
   local entry = not is_at[id] and redis.call('XRANGE', stream, id, id)[1]
@@ -20,7 +21,7 @@ for _, pending in ipairs(page) do
     end
     redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
     entries[#entries + 1] = {id, entry[2], deliveries}
-    if deliveries > most then
+    if deliveries > most or #entries == count then
       next_id = '(' .. id
       break
     end

@@ -1,0 +1,6 @@
+//! Plugins: what the daemon tells them, from its journal and from Redis, whoever is killed meanwhile.
+
+mod bed;
+mod commands;
+mod from_journal;
+mod from_redis;
