@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use autoweave_usb_device::{Change, DeviceTable, Edge, Policy, Reason};
 
-use crate::position::Position;
-use crate::source::{OpenError, OpenErrors, Options, SourceError};
-use crate::supervisor::Supervisor;
-use crate::watch::{Batch, Watch};
+use crate::{Batch, OpenError, OpenErrors, Options, Position, SourceError, Supervisor, Watch};
 
 /// Waiting begins anew after this long; it only has to be finite.
 const PATIENCE: Duration = Duration::from_secs(3600);

@@ -17,7 +17,9 @@
 
 mod clock;
 mod counters;
+mod error;
 mod events;
+mod interrupter;
 mod kill_point;
 #[cfg(feature = "libusb")]
 mod libusb;
@@ -25,11 +27,15 @@ mod libusb;
 mod linux;
 mod notice;
 mod nusb;
+mod options;
 mod poll;
 mod position;
 mod recording;
+#[cfg(any(target_os = "linux", feature = "libusb"))]
+mod schedule;
 mod simulate;
 mod source;
+mod started;
 mod supervisor;
 #[cfg(target_os = "linux")]
 mod udev;
@@ -37,9 +43,12 @@ mod udev;
 #[path = "udev/elsewhere.rs"]
 mod udev;
 mod watch;
+mod wire;
 
 pub use counters::Counters;
+pub use error::{OpenError, OpenErrors, RecordingError, SourceError};
 pub use events::Events;
+pub use interrupter::Interrupter;
 pub use kill_point::kill_point;
 #[cfg(target_os = "linux")]
 pub use linux::Reception;
@@ -49,15 +58,13 @@ pub use notice::{
     NOTICE_SOCKET, Notice, NoticeAction, NoticeArgumentError, NoticeArguments, NoticeError, SPOOL_DIRECTORY,
     SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX,
 };
+pub use options::{Kind, Options};
 pub use poll::{enumerate, has_usb, nodes};
 pub use position::Position;
-pub use recording::{RecordError, Recorder, RecordingError};
+pub use recording::{RecordError, Recorder};
 pub use simulate::Simulation;
-pub use source::{Kind, OpenError, OpenErrors, Options, Source, SourceError, Wire};
-pub use supervisor::{Interrupter, Supervisor, Switch};
+pub use source::Source;
+pub use supervisor::Supervisor;
 pub use udev::{Backlog, Notices};
 pub use watch::{Batch, Watch};
-
-#[cfg(target_os = "linux")]
-use source::Closed;
-use source::Started;
+pub use wire::{Switch, Wire};

@@ -20,7 +20,7 @@
 //! full, and never more than [`SPOOL_OVERFLOW_MAX`]. A socket that was full once may have taken later notices, so that
 //! a daemon that is running has to look into its spool, too.
 
-use autoweave_usb_device::Port;
+use autoweave_usb_device::{Action, Port};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -225,6 +225,15 @@ impl Notice {
             return Some("address");
         }
         self.boot_id.as_ref().is_some_and(|id| !is_boot_id(id)).then_some("boot_id")
+    }
+}
+
+impl From<NoticeAction> for Action {
+    fn from(action: NoticeAction) -> Self {
+        match action {
+            NoticeAction::Add => Self::Attach,
+            NoticeAction::Remove => Self::Detach,
+        }
     }
 }
 

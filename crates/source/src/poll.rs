@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use autoweave_usb_device::{Observation, Observed, Port, Reading, SourceName};
 
-use crate::source::{Closed, Started, Wire};
-use crate::{Counters, clock};
+use crate::started::{Closed, Started};
+use crate::{Counters, Wire, clock};
 
 /// Reads every device that is connected now, hubs first, and says which ports have one that cannot be read.
 ///

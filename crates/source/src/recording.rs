@@ -13,8 +13,8 @@ use autoweave_usb_device::{Observed, SourceName};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::clock;
-use crate::source::{Started, Wire};
+use crate::started::Started;
+use crate::{RecordingError, Wire, clock};
 
 const FORMAT: &str = "autoweave-usb-recording";
 const VERSION: u32 = 1;
@@ -43,20 +43,6 @@ pub struct Recorder {
 pub struct RecordError {
     path: PathBuf,
     error: io::Error,
-}
-
-/// Why a recording cannot be read.
-#[derive(Debug, Error)]
-#[error("the recording {}{}: {problem}", path.display(), line_number(*line))]
-pub struct RecordingError {
-    path: PathBuf,
-    /// From 1; 0 when it is about the file.
-    line: u64,
-    problem: String,
-}
-
-fn line_number(line: u64) -> String {
-    if line == 0 { String::new() } else { format!(", line {line}") }
 }
 
 impl Recorder {

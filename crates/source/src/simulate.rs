@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{HexBytes, Observation, Observed, Port, PortPath, Reading, SourceName, Speed};
 
-use crate::clock;
-use crate::source::{Closed, Started, Wire};
+use crate::started::{Closed, Started};
+use crate::{Wire, clock};
 
 /// What to simulate: every device is plugged in, then every device is unplugged, and again.
 #[derive(Debug, Clone, Copy, PartialEq)]

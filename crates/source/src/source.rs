@@ -1,58 +1,21 @@
 //! A source of observations, whichever it is.
 
-use std::error::Error;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread::Thread;
 use std::time::Duration;
-use std::{fmt, io};
 
-use autoweave_usb_device::{Observed, SourceName};
-use thiserror::Error;
+use autoweave_usb_device::SourceName;
 
+use crate::interrupter::Nudge;
+use crate::options::{Kind, Options};
+use crate::started::{Started, Stop, WireSender};
 #[cfg(target_os = "linux")]
-use crate::Reception;
-use crate::supervisor::{Nudge, Switch};
-use crate::{Counters, Notices, Position, RecordingError, Simulation, nusb, poll, recording, simulate};
+use crate::{Notices, Reception};
+use crate::{OpenError, Position, Wire, nusb, poll, recording, simulate};
 
 /// Observations waiting to be taken, at most; further ones wait where they come from.
 const WAITING_MAX: usize = 1024;
-
-/// Which source to open.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
-    /// Kernel uevents and sysfs (Linux).
-    Uevent,
-    /// libusb's hot-plug callbacks, where the cargo feature `libusb` is on.
-    Libusb,
-    /// The operating system's notifications, through the library nusb.
-    Nusb,
-    /// Enumeration at [`Options::interval`].
-    Poll,
-    /// The notices of the udev helper, [`Options::notices`], and sysfs (Linux).
-    Udev,
-    /// A recording, as fast as it is taken, on the clock it was recorded by.
-    Replay(PathBuf),
-    /// Synthetic devices.
-    Simulate(Simulation),
-}
-
-/// Which sources to use, and how.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The sources to choose from, the best first.
-    pub chain: Vec<Kind>,
-    /// The time between two scans of the whole bus.
-    pub interval: Duration,
-    /// The receive buffer to ask the kernel for, in bytes. It may grant less.
-    pub receive_buffer_bytes: usize,
-    /// Where the udev helper's notices arrive, if they do.
-    pub notices: Option<Arc<Notices>>,
-    /// What all of them count together.
-    pub counters: Arc<Counters>,
-}
 
 /// An open source.
 #[derive(Debug)]
@@ -72,179 +35,6 @@ pub struct Source {
     is_live: bool,
 }
 
-/// What comes out of a source.
-#[derive(Debug)]
-pub enum Wire {
-    /// Something was seen.
-    Observed(Observed),
-    /// A scan could not list the bus; what is known of it stands.
-    ScanFailed(io::Error),
-    /// Somebody wants the taker's attention; see [`crate::Supervisor::take_interrupt`].
-    Interrupted,
-    /// From here on, what comes is another source's.
-    Switched(Switch),
-    /// The source cannot go on.
-    Failed(SourceError),
-    /// The recording or the simulation is over.
-    Ended,
-}
-
-/// What a source's thread is told.
-#[derive(Debug, Default)]
-struct Stop {
-    /// Hand on what was received, and end.
-    finish: AtomicBool,
-    /// Nobody takes any longer.
-    abandon: AtomicBool,
-}
-
-/// Why a source cannot be opened.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The uevent socket, or a thread, cannot be had.
-    #[error("kernel uevents cannot be received: {0}")]
-    Uevent(io::Error),
-    /// Helpers do not reach this process.
-    #[error("nobody serves the udev helper's socket (fallback.enable_udev; only `run` does)")]
-    NoNotices,
-    /// This operating system has no such source.
-    #[error("there is no {0} source on this operating system")]
-    Unavailable(SourceName),
-    /// libusb cannot be used here.
-    #[error("libusb does not start: {0}")]
-    Libusb(io::Error),
-    /// The source needs a cargo feature that is off.
-    #[error("this program was built without the source {0}")]
-    NotBuilt(SourceName),
-    /// The operating system takes no listener.
-    #[error("the operating system's notifications cannot be had: {0}")]
-    Nusb(io::Error),
-    /// No more threads can be had.
-    #[error("a thread cannot be started: {0}")]
-    Thread(io::Error),
-    /// The recording cannot be read.
-    #[error(transparent)]
-    Recording(#[from] RecordingError),
-    /// It failed before its first scan.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-}
-
-/// Why none of a chain's sources can be opened, in its order.
-#[derive(Debug)]
-pub struct OpenErrors(pub Vec<OpenError>);
-
-/// Why a source cannot go on.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    /// The uevent socket broke.
-    #[error("the uevent socket failed: {0}")]
-    Receive(io::Error),
-    /// libusb broke.
-    #[error("libusb failed: {0}")]
-    Libusb(io::Error),
-    /// The udev helper does not reach the daemon any more.
-    #[error("the udev helper's socket failed: {0}")]
-    Notices(io::Error),
-    /// Scans found what it should have told.
-    #[error("it does not hear what scans find")]
-    Deaf,
-    /// It does not even scan any longer.
-    #[error("nothing has come from it for {} ms", .0.as_millis())]
-    Silent(Duration),
-    /// Its thread has ended.
-    #[error("it has ended")]
-    Ended,
-    /// The recording is damaged from here on.
-    #[error(transparent)]
-    Recording(#[from] RecordingError),
-}
-
-/// Nobody takes from the source any longer.
-#[derive(Debug)]
-pub struct Closed;
-
-/// What a source's thread is given.
-#[derive(Debug)]
-pub struct Started {
-    pub wire: WireSender,
-    pub counters: Arc<Counters>,
-    pub interval: Duration,
-    stop: Arc<Stop>,
-}
-
-#[derive(Debug)]
-pub struct WireSender {
-    wire: SyncSender<Wire>,
-    nudge: Option<Nudge>,
-}
-
-impl Default for Options {
-    /// What the daemon's configuration defaults to.
-    fn default() -> Self {
-        Self {
-            chain: Kind::system(),
-            interval: Duration::from_secs(5),
-            receive_buffer_bytes: 128 << 20,
-            notices: None,
-            counters: Arc::default(),
-        }
-    }
-}
-
-impl Kind {
-    /// The sources of this operating system, the best first.
-    pub fn system() -> Vec<Self> {
-        if cfg!(target_os = "linux") {
-            vec![Self::Uevent, Self::Libusb, Self::Udev, Self::Poll]
-        } else if cfg!(windows) {
-            vec![Self::Nusb, Self::Poll]
-        } else {
-            vec![Self::Nusb, Self::Libusb, Self::Poll]
-        }
-    }
-
-    /// What its observations say where they are from.
-    pub fn name(&self) -> SourceName {
-        match self {
-            Self::Uevent => SourceName::Uevent,
-            Self::Libusb => SourceName::Libusb,
-            Self::Nusb => SourceName::Nusb,
-            Self::Poll => SourceName::Poll,
-            Self::Udev => SourceName::Udev,
-            Self::Replay(_) => SourceName::Replay,
-            Self::Simulate(_) => SourceName::Simulate,
-        }
-    }
-
-    /// Whether it tells of devices that are there, for as long as it is asked.
-    pub(crate) fn is_of_the_bus(&self) -> bool {
-        !matches!(self, Self::Replay(_) | Self::Simulate(_))
-    }
-
-    /// Whether it finds what has happened by looking, and hears of nothing.
-    pub(crate) fn looks(&self) -> bool {
-        *self == Self::Poll
-    }
-
-    /// Whether it may hear nothing although it can be opened: the kernel tells this namespace nothing, or no helper has
-    /// been heard yet.
-    #[cfg(target_os = "linux")]
-    pub fn may_be_deaf(&self, options: &Options) -> bool {
-        match self {
-            Self::Uevent | Self::Libusb => !crate::linux::hears_uevents(),
-            Self::Udev => options.notices.as_ref().is_some_and(|notices| !notices.has_heard()),
-            _ => false,
-        }
-    }
-
-    /// Whether it may hear nothing although it can be opened.
-    #[cfg(not(target_os = "linux"))]
-    pub fn may_be_deaf(&self, _: &Options) -> bool {
-        false
-    }
-}
-
 impl Source {
     /// Opens a source. From now on nothing is missed; nothing is told before [`Self::start`]. Its first act is a scan,
     /// so that what was there before is known.
@@ -261,7 +51,7 @@ impl Source {
         options: &Options,
         nudge: Option<Nudge>,
     ) -> Result<Self, OpenError> {
-        let (mut source, started) = Self::new(options, nudge);
+        let (mut source, started) = Self::new(kind.name(), options, nudge);
         match kind {
             #[cfg(target_os = "linux")]
             Kind::Uevent => {
@@ -272,7 +62,6 @@ impl Source {
             Kind::Uevent => return Err(OpenError::Unavailable(SourceName::Uevent)),
             #[cfg(feature = "libusb")]
             Kind::Libusb => {
-                source.name = SourceName::Libusb;
                 source.description = crate::libusb::description();
                 source.wake = Some(crate::libusb::spawn(started)?);
             }
@@ -287,12 +76,11 @@ impl Source {
             #[cfg(not(target_os = "linux"))]
             Kind::Udev => return Err(OpenError::Unavailable(SourceName::Udev)),
             Kind::Replay(file) => {
-                (source.name, source.is_live) = (SourceName::Replay, false);
+                source.is_live = false;
                 source.description = format!("the recording {}", file.display());
                 recording::spawn(started, file)?;
             }
             Kind::Simulate(simulation) => {
-                source.name = SourceName::Simulate;
                 source.description = format!("{} simulated devices", simulation.devices);
                 simulate::spawn(started, *simulation).map_err(OpenError::Thread)?;
             }
@@ -306,12 +94,12 @@ impl Source {
     /// See [`OpenError`].
     #[cfg(target_os = "linux")]
     pub fn with_reception(reception: Reception, options: &Options) -> Result<Self, OpenError> {
-        let (mut source, started) = Self::new(options, None);
+        let (mut source, started) = Self::new(SourceName::Uevent, options, None);
         source.start_uevent(started, reception)?;
         Ok(source)
     }
 
-    fn new(options: &Options, nudge: Option<Nudge>) -> (Self, Started) {
+    fn new(name: SourceName, options: &Options, nudge: Option<Nudge>) -> (Self, Started) {
         let (sender, wire) = mpsc::sync_channel(WAITING_MAX);
         let stop = Arc::new(Stop::default());
         let started = Started {
@@ -321,7 +109,7 @@ impl Source {
             stop: stop.clone(),
         };
         let source = Self {
-            name: SourceName::Poll,
+            name,
             description: String::new(),
             wire,
             sender,
@@ -343,7 +131,6 @@ impl Source {
         let observing = crate::linux::spawn(started, reception).map_err(OpenError::Uevent)?;
         (self.wake, self.receive_buffer_bytes) = (Some(observing.thread.clone()), granted);
         self.observing = Some(observing);
-        self.name = SourceName::Uevent;
         self.description = format!("kernel uevents, with a receive buffer of {}", binary_size(granted));
         Ok(())
     }
@@ -351,14 +138,13 @@ impl Source {
     #[cfg(target_os = "linux")]
     fn start_udev(&mut self, started: Started, notices: &Arc<Notices>) -> Result<(), OpenError> {
         self.wake = Some(crate::udev::spawn(started, notices.clone()).map_err(OpenError::Thread)?);
-        self.name = SourceName::Udev;
         self.description = format!("the udev helper's notices on {}", notices.path().display());
         self.notices = Some(notices.clone());
         Ok(())
     }
 
     fn start_nusb(&mut self, started: Started, watch: nusb::Watch) -> Result<(), OpenError> {
-        (self.name, self.description) = (SourceName::Nusb, nusb::DESCRIPTION.to_owned());
+        nusb::DESCRIPTION.clone_into(&mut self.description);
         self.wake = Some(nusb::spawn(started, watch).map_err(OpenError::Thread)?);
         Ok(())
     }
@@ -426,7 +212,7 @@ impl Source {
 
     /// Has the source hand on what it has received by now, and then say [`Wire::Ended`].
     pub fn finish(&self) {
-        self.stop.finish.store(true, Ordering::SeqCst);
+        self.stop.finish();
         self.unpark();
     }
 
@@ -459,46 +245,8 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.stop.abandon.store(true, Ordering::SeqCst);
+        self.stop.abandon();
         self.unpark();
-    }
-}
-
-impl From<OpenError> for OpenErrors {
-    fn from(error: OpenError) -> Self {
-        Self(vec![error])
-    }
-}
-
-impl fmt::Display for OpenErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let each: Vec<String> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&each.join("\n"))
-    }
-}
-
-impl Error for OpenErrors {}
-
-impl Started {
-    /// Whether the source was dropped.
-    pub fn is_stopped(&self) -> bool {
-        self.stop.abandon.load(Ordering::SeqCst)
-    }
-
-    /// Whether the source was asked to finish.
-    pub fn is_finishing(&self) -> bool {
-        self.stop.finish.load(Ordering::SeqCst)
-    }
-}
-
-impl WireSender {
-    /// Hands something on, waiting until there is room.
-    pub fn send(&self, wire: Wire) -> Result<(), Closed> {
-        self.wire.send(wire).map_err(|_| Closed)?;
-        if let Some(nudge) = &self.nudge {
-            nudge.give();
-        }
-        Ok(())
     }
 }
 

@@ -6,10 +6,7 @@ use std::time::Duration;
 
 use autoweave_usb_device::{Change, DeviceTable, Observation, Observed, Policy, Port, Reason};
 
-use crate::clock;
-use crate::position::Position;
-use crate::source::{SourceError, Wire};
-use crate::supervisor::{Supervisor, Switch};
+use crate::{Position, SourceError, Supervisor, Switch, Wire, clock};
 
 /// Observations in a batch, at most. They are written down together, so this bounds what a crash can take
 /// back and how long a commit takes.

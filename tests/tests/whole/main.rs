@@ -22,6 +22,7 @@ mod invariants;
 mod keeper;
 mod kill_points;
 mod libusb;
+mod machine;
 mod notify;
 mod nusb;
 mod plugins;

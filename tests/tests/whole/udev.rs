@@ -4,140 +4,22 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_testbus::{Bus, Device};
+use autoweave_usb_testbus::Device;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 
-use crate::fault::{self, Instead};
+use crate::fault::{self};
 use crate::harness::{Daemon, StateDir, devices, events, executable, last_seq, wait_until};
 use crate::installed;
-use crate::invariants::{check, headline, net, on_bus};
+use crate::invariants::headline;
+use crate::machine::Machine;
 use crate::program::{CALM, NOBODY, Unprivileged, files, finish, has_user};
 
 const UDEV: &[&str] = &["--source", "udev"];
-
-/// A machine with a hub, and directories that the daemon and the helper share.
-pub struct Machine {
-    pub bus: Bus,
-    pub state: StateDir,
-    shared: TempDir,
-    seqnum: u64,
-}
-
-impl Machine {
-    pub fn new() -> Self {
-        let mut bus = Bus::enter().unwrap();
-        bus.add_root_hub(1).unwrap();
-        let shared = tempfile::tempdir().unwrap();
-        fs::create_dir(shared.path().join("run")).unwrap();
-        symlink(executable(), shared.path().join("autoweave-udev-notify")).unwrap();
-        Self { bus, state: StateDir::new(), shared, seqnum: 1_000_000 }
-    }
-
-    pub fn runtime(&self) -> PathBuf {
-        self.shared.path().join("run")
-    }
-
-    pub fn socket(&self) -> PathBuf {
-        self.runtime().join("notify.sock")
-    }
-
-    /// Puts something in place of the socket that is none.
-    fn break_socket(&self, daemon: &Daemon) {
-        fault::break_unix_socket(daemon.daemon_pid(), &bound_name(&self.socket(), daemon), Instead::File);
-    }
-
-    fn spool(&self) -> PathBuf {
-        self.state.path().join("spool")
-    }
-
-    fn spawn(&self, state: &Path, arguments: &[&str]) -> Daemon {
-        let runtime = self.runtime();
-        let own = [
-            ("RUNTIME_DIRECTORY", runtime.to_str().unwrap()),
-            ("AUTOWEAVE_USB__MONITORING__ENABLED", "false"),
-        ];
-        let env = [CALM, &own].concat();
-        Daemon::spawn(&self.bus, state, &env, arguments)
-    }
-
-    fn start(&self, arguments: &[&str]) -> Daemon {
-        let daemon = self.spawn(self.state.path(), arguments);
-        daemon.wait_for_log("watching ");
-        daemon
-    }
-
-    /// What udev does when the kernel says `action`; the device has to be there to be asked what the kernel says.
-    pub fn notify(&mut self, action: &str, port: &str) {
-        let message = self.bus.message(action, port).unwrap();
-        self.seqnum += 1;
-        let fields = message.split(|byte| *byte == 0).filter_map(|field| std::str::from_utf8(field).ok());
-        let uevent = fields.filter_map(|field| field.split_once('='));
-        let mut helper = Command::new(self.shared.path().join("autoweave-udev-notify"));
-        helper.args([action, port]).env_clear().envs(uevent).stdin(Stdio::null());
-        helper.env("SEQNUM", self.seqnum.to_string());
-        helper.env("RUNTIME_DIRECTORY", self.runtime()).env("STATE_DIRECTORY", self.state.path());
-        assert_eq!(finish(&mut helper).ok().stderr, "");
-    }
-
-    pub fn plug(&mut self, port: &str, device: &Device) {
-        self.bus.plug_silent(port, device).unwrap();
-        self.notify("add", port);
-    }
-
-    /// Takes out a device and what is below it.
-    pub fn unplug(&mut self, port: &str) {
-        let is_below = |other: &String| other.starts_with(&format!("{port}."));
-        let present: Vec<String> = self.bus.devices().into_iter().map(|device| device.port).collect();
-        for leaf in present.iter().rev().filter(|other| is_below(other)).map(String::as_str).chain([port]) {
-            self.notify("remove", leaf);
-        }
-        self.bus.unplug_silent(port).unwrap();
-    }
-
-    /// A device that is there for no longer than its helpers take.
-    fn flash(&mut self, port: &str) {
-        self.plug(port, &Device::receiver());
-        self.unplug(port);
-    }
-
-    fn wait_for(&self, daemon: &Daemon, seq: u64) {
-        daemon.wait_until(&format!("there are {seq} events"), || last_seq(&self.state) >= seq);
-    }
-
-    /// The last `count` events as `attach 1-1 udev`.
-    fn last(&self, count: usize) -> Vec<String> {
-        let events = events(&self.state);
-        events[events.len() - count..].iter().map(brief).collect()
-    }
-
-    fn check(&self) {
-        let events = events(&self.state);
-        check(&events);
-        assert_eq!(net(&events), on_bus(&self.bus));
-        let numbers: Vec<_> = events.iter().filter_map(|event| event["seqnum"].as_u64()).collect();
-        let mut once = numbers.clone();
-        once.sort_unstable();
-        once.dedup();
-        assert_eq!(once.len(), numbers.len(), "a notice was told twice: {numbers:?}");
-    }
-}
-
-/// The name under which `daemon` bound what is now at `socket`.
-pub fn bound_name(socket: &Path, daemon: &Daemon) -> String {
-    socket.with_file_name(format!(".notify.{}", daemon.daemon_pid())).to_str().unwrap().to_owned()
-}
-
-fn brief(event: &Value) -> String {
-    let word = |name: &str| event[name].as_str().unwrap().to_owned();
-    format!("{} {} {}", word("action"), event["device"]["port_path"].as_str().unwrap(), word("source"))
-}
 
 fn notice(action: &str, port: &str, seqnum: u64, address: u8) -> Vec<u8> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
@@ -203,6 +85,57 @@ fn what_is_out_of_date_is_not_told() {
     assert_eq!(machine.last(4), ["attach 2 udev", "detach 2 udev", "attach 2 udev", "detach 2 udev"]);
     let seqnums: Vec<_> = events(&machine.state)[1..].iter().map(|event| event["seqnum"].clone()).collect();
     assert_eq!(seqnums, [10, 14, 16, 18]);
+}
+
+#[test]
+fn what_scans_have_told_late_notices_do_not_tell_again() {
+    let mut machine = Machine::new();
+    let daemon = machine.start_scanning(UDEV);
+    machine.wait_for(&daemon, 1);
+    let first = machine.flash_scanned(&daemon, "1-1");
+    let second = machine.flash_scanned(&daemon, "1-1");
+    for (action, message) in first.into_iter().chain(second) {
+        machine.notify_late(&message, action, "1-1");
+    }
+    let socket = UnixDatagram::unbound().unwrap();
+    for (action, seqnum) in [("add", 3_000_000), ("remove", 3_000_001)] {
+        socket.send_to(&notice(action, "1-2", seqnum, 99), machine.socket()).unwrap();
+    }
+    machine.wait_for(&daemon, 7);
+    daemon.stop();
+    let told = events(&machine.state);
+    assert_eq!(told.len(), 7, "{told:?}");
+    assert!(told[1..5].iter().all(|event| event["device"]["serial_number"] == "AA"), "{told:?}");
+    assert_eq!(machine.last(2), ["attach 2 udev", "detach 2 udev"]);
+    machine.check();
+}
+
+#[test]
+fn what_udev_s_scans_told_late_helpers_do_not_tell_again() {
+    check_late_helpers("udev");
+}
+
+#[test]
+fn what_poll_told_late_helpers_do_not_tell_again() {
+    check_late_helpers("poll");
+}
+
+/// Both tell of a device without a number of the kernel's.
+fn check_late_helpers(source: &str) {
+    let mut machine = Machine::new();
+    let daemon = machine.start_scanning(&["--source", source]);
+    machine.wait_for(&daemon, 1);
+    let told = machine.flash_scanned(&daemon, "1-1");
+    daemon.stop();
+    for (action, message) in told {
+        machine.notify_late(&message, action, "1-1");
+    }
+    machine.flash("1-1");
+    assert_eq!(files(&machine.spool()).len(), 4);
+    machine.start(&["--source", source]).stop();
+    assert_eq!(last_seq(&machine.state), 5, "{:?}", events(&machine.state));
+    assert_eq!(files(&machine.spool()), [""; 0]);
+    machine.check();
 }
 
 #[test]

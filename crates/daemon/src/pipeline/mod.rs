@@ -11,6 +11,7 @@ mod group;
 mod publish;
 mod spool;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -157,8 +158,10 @@ impl Pipeline {
         let mut watch = Watch::new(sources, DeviceTable::restore(restored.devices), reason, received);
         let mut changes = if rebooted { watch.reboot() } else { Vec::new() };
         changes.extend(watch.set_policy(policy));
-        let left =
-            notices.as_deref().map(|notices| spool::catch_up(notices, seqnum, &mut watch, &mut changes));
+        let left = notices.as_deref().map(|notices| {
+            let unnumbered = if rebooted { HashSet::new() } else { spool::unnumbered(&directory) };
+            spool::catch_up(notices, (seqnum, unnumbered), &mut watch, &mut changes)
+        });
         let stamp = Stamp::new(journal.producer().to_owned(), host, journal.last_seq());
         let mut pipeline = Self {
             watch,

@@ -29,9 +29,10 @@ use elsewhere::Bus;
 use heard::{Callback, Heard};
 use observer::Observer;
 
+use crate::OpenError;
 #[cfg(target_os = "linux")]
 use crate::linux::Devices as Bus;
-use crate::{OpenError, Started};
+use crate::started::Started;
 
 /// Callbacks that were not taken yet, at most; further ones are counted, and lead to a scan.
 const HEARD_MAX: usize = 4096;

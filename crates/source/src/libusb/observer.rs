@@ -7,23 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, SourceName};
 use rusb::{Context, UsbContext};
 
 use super::Bus;
 use super::heard::{Heard, Place};
-use crate::source::Closed;
-use crate::{Counters, SourceError, Started, Wire, clock};
-
-/// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
-/// up to the interval.
-const RESCAN_PAUSE: Duration = Duration::from_millis(100);
-
-/// Interfaces and their drivers come after the device, and libusb does not say when: so long after the last arrival
-/// the bus is scanned for them.
-const SETTLED: Duration = Duration::from_secs(1);
+use crate::schedule::Schedule;
+use crate::started::{Closed, Started};
+use crate::{Counters, SourceError, Wire, clock};
 
 /// Turns callbacks into observations.
 pub struct Observer {
@@ -37,9 +30,7 @@ pub struct Observer {
     places: BTreeMap<Place, Port>,
     bus: Bus,
     number: u64,
-    next_scan: Instant,
-    settled: Option<Instant>,
-    rescan_pause: Duration,
+    schedule: Schedule,
     is_finishing: bool,
 }
 
@@ -53,6 +44,7 @@ impl Observer {
         bus: Bus,
     ) -> Self {
         Self {
+            schedule: Schedule::new(started.interval),
             started,
             context,
             heard,
@@ -61,9 +53,6 @@ impl Observer {
             places: BTreeMap::new(),
             bus,
             number: 0,
-            next_scan: Instant::now(),
-            settled: None,
-            rescan_pause: RESCAN_PAUSE,
             is_finishing: false,
         }
     }
@@ -108,7 +97,7 @@ impl Observer {
                     },
                 };
                 self.places.insert(place, reading.port);
-                self.settled = Some(Instant::now() + SETTLED);
+                self.schedule.arrived();
                 self.send(at, Observation::Arrived { reading })
             }
             Heard::Left { at, place, port } => {
@@ -125,7 +114,7 @@ impl Observer {
     /// Something came or went, and nobody knows where: the scan finds out.
     fn unplaced(&mut self) -> Result<(), Closed> {
         Counters::add(&self.started.counters.malformed, 1);
-        self.next_scan = Instant::now();
+        self.schedule.hasten();
         Ok(())
     }
 
@@ -135,8 +124,7 @@ impl Observer {
             self.send(clock::now(), Observation::Refreshed { reading: Box::new(reading) })?;
         }
         self.tell_missed()?;
-        let scan_at = self.settled.map_or(self.next_scan, |settled| settled.min(self.next_scan));
-        let pause = scan_at.saturating_duration_since(Instant::now());
+        let pause = self.schedule.next().saturating_duration_since(Instant::now());
         if self.is_finishing {
             thread::park();
         } else if pause.is_zero() {
@@ -154,18 +142,15 @@ impl Observer {
         }
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost);
-        self.next_scan = Instant::now();
+        self.schedule.hasten();
         self.send(clock::now(), Observation::Overrun { lost: Some(lost) })
     }
 
     fn scan(&mut self) -> Result<(), Closed> {
-        let interval = self.started.interval;
-        self.settled = None;
-        let listed = self.bus.list();
-        self.next_scan = Instant::now() + interval;
-        let (readings, mut except) = match listed {
+        let (readings, mut except) = match self.bus.list() {
             Ok(listed) => listed,
             Err(error) => {
+                self.schedule.failed();
                 Counters::add(&self.started.counters.scans_failed, 1);
                 return self.started.wire.send(Wire::ScanFailed(error));
             }
@@ -173,12 +158,7 @@ impl Observer {
         Counters::add(&self.started.counters.unreadable, except.len() as u64);
         self.waiting.extend(self.heard.try_iter());
         except.extend(self.waiting.iter().filter_map(Heard::port));
-        if except.is_empty() {
-            self.rescan_pause = RESCAN_PAUSE;
-        } else {
-            self.next_scan = Instant::now() + self.rescan_pause.min(interval);
-            self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
-        }
+        self.schedule.scanned(except.is_empty());
         self.places.retain(|_, port| except.contains(port));
         self.places
             .extend(readings.iter().map(|reading| ((reading.port.bus, reading.address), reading.port)));

@@ -21,7 +21,9 @@ use super::reception::Reception;
 use super::ring::Ring;
 use super::sysfs::{Sysfs, Unread};
 use super::uevent::{self, Uevent};
-use crate::{Closed, Counters, Position, SourceError, Started, Wire, clock, kill_point};
+use crate::schedule::Schedule;
+use crate::started::{Closed, Started};
+use crate::{Counters, Position, SourceError, Wire, clock, kill_point};
 
 /// How long an attach waits for its device to be readable.
 const READ_LIMIT: Duration = Duration::from_millis(200);
@@ -35,10 +37,6 @@ const SLOTS_MAX: usize = 64;
 /// A scan gives the reading threads this many devices at a time, so that it does not hold up an attach.
 const SCAN_READS_MAX: usize = 4;
 
-/// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
-/// up to the interval.
-const RESCAN_PAUSE: Duration = Duration::from_millis(100);
-
 /// Turns messages into observations until its receiver fails or nobody wants them any longer.
 pub struct Observer {
     started: Started,
@@ -49,8 +47,7 @@ pub struct Observer {
     /// The ticket of the first slot.
     first_ticket: u64,
     scan: Scan,
-    next_scan: Instant,
-    rescan_pause: Duration,
+    schedule: Schedule,
     /// Something happened that only a scan begun after it can tell.
     is_scan_wanted: bool,
     /// The ticket of the drain after which to end, once asked to finish.
@@ -161,6 +158,7 @@ impl Observer {
         told: Position,
     ) -> Self {
         Self {
+            schedule: Schedule::new(started.interval),
             started,
             sysfs,
             readers,
@@ -168,8 +166,6 @@ impl Observer {
             slots: VecDeque::new(),
             first_ticket: 0,
             scan: Scan::Idle,
-            next_scan: Instant::now(),
-            rescan_pause: RESCAN_PAUSE,
             is_scan_wanted: false,
             last_drain: None,
             socket_inode,
@@ -371,7 +367,7 @@ impl Observer {
 
     fn step_scan(&mut self) {
         self.scan = match std::mem::replace(&mut self.scan, Scan::Idle) {
-            Scan::Idle if self.is_scan_wanted || Instant::now() >= self.next_scan => {
+            Scan::Idle if self.is_scan_wanted || Instant::now() >= self.schedule.next() => {
                 self.is_scan_wanted = false;
                 Scan::Opening { ticket: self.ask_drain() }
             }
@@ -399,7 +395,7 @@ impl Observer {
             }
             Err(error) => {
                 Counters::add(&self.started.counters.scans_failed, 1);
-                self.next_scan = Instant::now() + self.started.interval;
+                self.schedule.failed();
                 let _ = self.started.wire.send(Wire::ScanFailed(error));
                 Scan::Idle
             }
@@ -446,11 +442,7 @@ impl Observer {
     fn close_scan(&mut self, listing: Listing) -> Scan {
         let Listing { readings, touched, mut unread, .. } = listing;
         Counters::add(&self.started.counters.unreadable, unread.len() as u64);
-        let again = !touched.is_empty() || !unread.is_empty();
-        let interval = self.started.interval;
-        self.next_scan = Instant::now() + if again { self.rescan_pause.min(interval) } else { interval };
-        self.rescan_pause =
-            if again { self.rescan_pause.saturating_mul(2).min(interval) } else { RESCAN_PAUSE };
+        self.schedule.scanned(touched.is_empty() && unread.is_empty());
         unread.extend(touched);
         let observation = Observation::Scan { readings, except: unread };
         self.push(self.here(), Pending::Ready(observation));
@@ -463,7 +455,7 @@ impl Observer {
             _ => None,
         });
         let scan = match &self.scan {
-            Scan::Idle => Some(self.next_scan),
+            Scan::Idle => Some(self.schedule.next()),
             Scan::Reading(listing) => listing.deadline,
             Scan::Opening { .. } | Scan::Closing { .. } => None,
         };

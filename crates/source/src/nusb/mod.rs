@@ -17,7 +17,8 @@ pub use ::nusb::hotplug::HotplugWatch as Watch;
 use ::nusb::{DeviceId, MaybeFuture as _};
 use autoweave_usb_device::{Port, Reading};
 
-use crate::{OpenError, Started};
+use crate::OpenError;
+use crate::started::Started;
 
 /// What is listened to, in words.
 pub const DESCRIPTION: &str = if cfg!(windows) {

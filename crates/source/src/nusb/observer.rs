@@ -14,8 +14,8 @@ use autoweave_usb_device::{Observation, Observed, Port, Reading, SourceName};
 use futures_core::Stream as _;
 
 use super::{Listed, list, reading};
-use crate::source::{Closed, Started, Wire};
-use crate::{Counters, clock};
+use crate::started::{Closed, Started};
+use crate::{Counters, Wire, clock};
 
 /// Edges that are kept while the bus is listed; with more, the list is worth nothing, and made anew.
 const EDGES_MAX: usize = 1024;

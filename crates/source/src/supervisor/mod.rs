@@ -6,20 +6,17 @@
 //! something first. Poll hears nothing at all, so whatever is heard beside it is told from there on, and no edge is
 //! lost on the way back.
 
-mod interrupter;
 mod standby;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Observation, SourceName};
+use autoweave_usb_device::Observation;
 
-pub use interrupter::{Interrupter, Nudge};
 use standby::{Progress, Standby};
 
-use crate::source::{OpenErrors, Options, Source, SourceError, Wire};
-use crate::{Counters, Position};
+use crate::interrupter::Interrupter;
+use crate::{Counters, OpenErrors, Options, Position, Source, SourceError, Switch, Wire};
 
 /// A source scans at every interval. One of which nothing is heard for twice as long and this has ended.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
@@ -30,6 +27,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A source that is late may tell what a scan has found so long before. One that tells nothing, and then another scan
 /// finds something, is deaf.
 const LATE: Duration = Duration::from_secs(5);
+
+/// What is told of the active source, at most, before the others are looked after.
+const IN_A_ROW_MAX: u32 = 256;
 
 /// How long a source that works may take to hand on what it has, when a better one comes back.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
@@ -46,31 +46,10 @@ pub struct Supervisor {
     is_finishing: bool,
     /// The better source that comes next, and how long the one in use has until then.
     leaving: Option<(usize, Instant)>,
+    in_a_row: u32,
     /// What a source heard on trial, which it has become active with.
     heard_on_trial: VecDeque<Wire>,
     health: Health,
-}
-
-/// A change from one source to another.
-#[derive(Debug)]
-pub struct Switch {
-    /// The one before.
-    pub from: SourceName,
-    /// The one from now on. The same, if it was opened anew.
-    pub to: SourceName,
-    /// Why the one before cannot go on; `None`: the other is better, and works.
-    pub why: Option<SourceError>,
-}
-
-impl fmt::Display for Switch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { from, to, why } = self;
-        match why {
-            Some(why) if from == to => write!(f, "the source {from} failed ({why}) and was opened anew"),
-            Some(why) => write!(f, "the source {from} failed ({why}): {to} takes over"),
-            None => write!(f, "the source {to} works and takes over from {from}"),
-        }
-    }
 }
 
 /// What is known of how the active source does.
@@ -129,7 +108,7 @@ impl Supervisor {
 
     fn with(source: Source, active: usize, mut standbys: Vec<Standby>, options: Options) -> Self {
         standbys[active].became_active(Instant::now());
-        let interrupter = Interrupter::of(&source);
+        let interrupter = Interrupter::of(source.sender());
         Self {
             options,
             standbys,
@@ -139,6 +118,7 @@ impl Supervisor {
             failovers: 0,
             is_finishing: false,
             leaving: None,
+            in_a_row: 0,
             heard_on_trial: VecDeque::new(),
             health: Health::default(),
         }
@@ -204,9 +184,13 @@ impl Supervisor {
         if let Some(verdict) = self.health.verdict.take().filter(|_| self.is_supervised()) {
             return Some(self.fail(verdict));
         }
-        if let Some(wire) = self.source.next(Duration::ZERO).and_then(|wire| self.pass(wire)) {
+        self.in_a_row += 1;
+        if self.in_a_row < IN_A_ROW_MAX
+            && let Some(wire) = self.source.next(Duration::ZERO).and_then(|wire| self.pass(wire))
+        {
             return Some(wire);
         }
+        self.in_a_row = 0;
         let until = Instant::now().checked_add(timeout);
         loop {
             let now = Instant::now();
@@ -399,7 +383,7 @@ impl Supervisor {
 
     fn change_to(&mut self, index: usize, source: Source, why: Option<SourceError>) -> Wire {
         let from = self.source.name();
-        self.interrupter.aim_at(&source);
+        self.interrupter.aim_at(source.sender());
         self.source = source;
         self.active = index;
         self.failovers += 1;

@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Observation, Observed};
 
-use super::interrupter::{Interrupter, OnTrial};
-use crate::Position;
-use crate::source::{Kind, OpenError, Options, Source, SourceError, Wire};
+use crate::interrupter::{Interrupter, OnTrial};
+use crate::{Kind, OpenError, Options, Position, Source, SourceError, Wire};
 
 /// How long a source has to last beside the active one before it comes back.
 pub const TRIAL: Duration = Duration::from_secs(5);

@@ -1,11 +1,11 @@
 //! What helpers left while no daemon ran.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Moment, Observed, Port, SourceName};
+use autoweave_usb_device::{Action, Moment, Observed, Port, SourceName};
 
 use super::spool::Spool;
 use crate::linux::Devices;
@@ -29,12 +29,13 @@ impl Backlog {
     pub(super) fn new(
         mut notices: Vec<Notice>,
         known: u64,
+        unnumbered: HashSet<(Port, u8, Action)>,
         spool: io::Result<(Spool, Vec<String>)>,
         counters: &Arc<Counters>,
     ) -> Self {
         let refused = spool.as_ref().map_or(0, |(spool, _)| spool.refused());
         notices.sort_by_key(|notice| (notice.seqnum.is_none(), notice.seqnum));
-        let observed = observed(&untold(notices, known), counters);
+        let observed = observed(&untold(notices, known, unnumbered), counters);
         Self { observed, refused, spool }
     }
 
@@ -44,15 +45,25 @@ impl Backlog {
     }
 }
 
-/// Without what the journal has. One that has no number may have been told before as well, so that only the last of a
-/// port counts: told again, it changes nothing.
-fn untold(mut notices: Vec<Notice>, known: u64) -> Vec<Notice> {
+/// Without what the journal has. One by hand may have been told before as well, so that only the last of a port counts:
+/// told again, it changes nothing.
+fn untold(mut notices: Vec<Notice>, known: u64, mut unnumbered: HashSet<(Port, u8, Action)>) -> Vec<Notice> {
+    notices.retain(|notice| {
+        if notice.seqnum.is_some_and(|seqnum| seqnum <= known) {
+            return false;
+        }
+        let Notice { port, action, .. } = *notice;
+        let told = notice.address.map(|address| (port, address, action.into()));
+        let is_known = told.is_some_and(|told| unnumbered.remove(&told));
+        if !is_known && action == NoticeAction::Remove && port.path.ports().is_empty() {
+            // With a new root hub the addresses of its bus begin anew.
+            unnumbered.retain(|(told, ..)| told.bus != port.bus);
+        }
+        !is_known
+    });
     let mut by_hand = BTreeSet::new();
     notices.reverse();
-    notices.retain(|notice| match notice.seqnum {
-        Some(seqnum) => seqnum > known,
-        None => by_hand.insert(notice.port),
-    });
+    notices.retain(|notice| notice.seqnum.is_some() || by_hand.insert(notice.port));
     notices.reverse();
     notices
 }
@@ -77,4 +88,57 @@ fn observed(notices: &[Notice], counters: &Arc<Counters>) -> Vec<Observed> {
         Some(Observed { number: 0, seqnum: notice.seqnum, at, source: SourceName::Udev, observation })
     };
     notices.iter().enumerate().filter_map(observe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn notice(action: NoticeAction, port: &str, address: u8, seqnum: u64) -> Notice {
+        Notice {
+            action,
+            port: port.parse().unwrap(),
+            devpath: None,
+            address: Some(address),
+            vendor_id: None,
+            product_id: None,
+            class: None,
+            seqnum: Some(seqnum),
+            boot_id: None,
+            timestamp: 0,
+        }
+    }
+
+    fn seqnums_untold(notices: Vec<Notice>, known: u64, told: &[(&str, u8, Action)]) -> Vec<u64> {
+        let told = told.iter().map(|(port, address, action)| (port.parse().unwrap(), *address, *action));
+        untold(notices, known, told.collect()).iter().filter_map(|notice| notice.seqnum).collect()
+    }
+
+    #[test]
+    fn what_was_told_without_a_number_is_not_told_again() {
+        use NoticeAction::{Add, Remove};
+        let notices = || {
+            vec![
+                notice(Add, "1-1", 5, 1),
+                notice(Remove, "1-1", 5, 2),
+                notice(Add, "1-1", 6, 3),
+                // The next time round; what was told was told once.
+                notice(Add, "1-1", 5, 4),
+                notice(Remove, "1-1", 5, 5),
+            ]
+        };
+        let both = [("1-1", 5, Action::Attach), ("1-1", 5, Action::Detach)];
+        assert_eq!(seqnums_untold(notices(), 0, &both), [3, 4, 5]);
+        assert_eq!(seqnums_untold(notices(), 0, &both[..1]), [2, 3, 4, 5]);
+        assert_eq!(seqnums_untold(notices(), 4, &[]), [5]);
+        assert_eq!(seqnums_untold(notices(), 0, &[("1-2", 5, Action::Attach)]), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_bus_that_begins_anew_has_new_devices() {
+        use NoticeAction::{Add, Remove};
+        let notices = vec![notice(Remove, "usb1", 1, 1), notice(Add, "usb1", 1, 2), notice(Add, "1-1", 2, 3)];
+        let told = [("usb1", 1, Action::Attach), ("1-1", 2, Action::Attach)];
+        assert_eq!(seqnums_untold(notices, 0, &told), [1, 2, 3]);
+    }
 }

@@ -1,10 +1,11 @@
 //! udev is Linux's: there are no notices elsewhere.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use autoweave_usb_device::Observed;
+use autoweave_usb_device::{Action, Observed, Port};
 
 use crate::Counters;
 
@@ -29,7 +30,7 @@ impl Notices {
     }
 
     /// See the one for Linux.
-    pub fn backlog(&self, _: u64) -> Backlog {
+    pub fn backlog(&self, _: u64, _: HashSet<(Port, u8, Action)>) -> Backlog {
         match *self {}
     }
 

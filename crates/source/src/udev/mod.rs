@@ -1,7 +1,7 @@
 //! The udev helper's notices as a source: they say what came and went, sysfs says what it is.
 //!
 //! udev is late: a scan may see first what a notice then says. The table takes an arrival of what is there and a
-//! departure of what is gone for what they are.
+//! departure of what is gone for what they are. An arrival that scans told, of what is gone by now, is not told again.
 
 mod backlog;
 mod notices;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
 
@@ -20,16 +20,10 @@ pub use backlog::Backlog;
 pub use notices::Notices;
 
 use crate::linux::Devices;
-use crate::{Closed, Counters, Notice, NoticeAction, SourceError, Started, Wire, clock};
+use crate::schedule::Schedule;
+use crate::started::{Closed, Started};
+use crate::{Counters, Notice, NoticeAction, SourceError, Wire, clock};
 use notices::Heard;
-
-/// Ports that a scan said nothing about are scanned again after this long, then after twice as long, and so on
-/// up to the interval.
-const RESCAN_PAUSE: Duration = Duration::from_millis(100);
-
-/// Interfaces and their drivers come after the device, and no helper says when: so long after the last arrival the bus
-/// is scanned for them.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// Ports whose newest number is remembered, at most. There are not so many; whoever may invent them may do more.
 const PORTS_MAX: usize = 10_000;
@@ -84,23 +78,23 @@ struct Observer {
     devices: Devices,
     /// The newest number of each port: what comes with a lower one is out of date.
     newest: BTreeMap<Port, u64>,
+    /// The port of each bus and address that scans have told, until a notice says that the device is gone: an address
+    /// is one device's at a time.
+    scanned: BTreeMap<(u8, u8), Port>,
     number: u64,
-    next_scan: Instant,
-    settled: Option<Instant>,
-    rescan_pause: Duration,
+    schedule: Schedule,
 }
 
 impl Observer {
     fn new(started: Started, notices: Arc<Notices>, devices: Devices) -> Self {
         Self {
+            schedule: Schedule::new(started.interval),
             started,
             notices,
             devices,
             newest: BTreeMap::new(),
+            scanned: BTreeMap::new(),
             number: 0,
-            next_scan: Instant::now(),
-            settled: None,
-            rescan_pause: RESCAN_PAUSE,
         }
     }
 
@@ -115,7 +109,7 @@ impl Observer {
         while !self.started.is_stopped() {
             match self.notices.next() {
                 Some(Heard::Told(notice, file)) => self.tell(&notice, file)?,
-                Some(Heard::Unclear) => self.next_scan = Instant::now(),
+                Some(Heard::Unclear) => self.schedule.hasten(),
                 Some(Heard::Failed(error)) => {
                     return self.started.wire.send(Wire::Failed(SourceError::Notices(error)));
                 }
@@ -127,27 +121,43 @@ impl Observer {
     }
 
     fn tell(&mut self, notice: &Notice, file: Option<String>) -> Result<(), Closed> {
-        let observation = if self.is_newest(notice) {
-            let observation = observation(notice, Some(&mut self.devices));
-            if observation.is_none() {
-                // Something is said to have come that is not there, or cannot be read.
-                Counters::add(&self.started.counters.malformed, 1);
-                self.next_scan = Instant::now();
-            }
-            observation
-        } else {
-            None
-        };
+        let observation = if self.is_newest(notice) { self.observation(notice) } else { None };
         self.number += u64::from(observation.is_some());
         if let Some(file) = file {
             self.notices.told(self.number, file);
         }
         let Some(observation) = observation else { return Ok(()) };
         if matches!(observation, Observation::Arrived { .. }) {
-            self.settled = Some(Instant::now() + SETTLED);
+            self.schedule.arrived();
         }
         let at = Moment { wall_ms: notice.timestamp, ..clock::now() };
         self.send(at, notice.seqnum, observation)
+    }
+
+    /// None where there is nothing new to tell.
+    fn observation(&mut self, notice: &Notice) -> Option<Observation> {
+        let observation = observation(notice, Some(&mut self.devices));
+        if observation.is_none() {
+            // Something is said to have come that is not there, or cannot be read.
+            Counters::add(&self.started.counters.malformed, 1);
+            self.schedule.hasten();
+        }
+        observation.filter(|observation| !self.was_scanned(observation))
+    }
+
+    fn was_scanned(&mut self, observation: &Observation) -> bool {
+        match observation {
+            Observation::Arrived { reading } => {
+                // What can be read is there: the table knows whether it was told.
+                let is_gone = reading.descriptors.0.is_empty();
+                is_gone && self.scanned.get(&(reading.port.bus, reading.address)) == Some(&reading.port)
+            }
+            Observation::Left { port, address: Some(address) } => {
+                self.scanned.remove(&(port.bus, *address));
+                false
+            }
+            _ => false,
+        }
     }
 
     fn is_newest(&mut self, notice: &Notice) -> bool {
@@ -167,8 +177,7 @@ impl Observer {
         for reading in self.devices.late() {
             self.observed(Observation::Refreshed { reading: Box::new(reading) })?;
         }
-        let scan_at = self.settled.map_or(self.next_scan, |settled| settled.min(self.next_scan));
-        let pause = scan_at.saturating_duration_since(Instant::now());
+        let pause = self.schedule.next().saturating_duration_since(Instant::now());
         if pause.is_zero() {
             self.scan()?;
         } else {
@@ -178,25 +187,19 @@ impl Observer {
     }
 
     fn scan(&mut self) -> Result<(), Closed> {
-        let interval = self.started.interval;
-        self.settled = None;
-        let listed = self.devices.list();
-        self.next_scan = Instant::now() + interval;
-        let (readings, mut except) = match listed {
+        let (readings, mut except) = match self.devices.list() {
             Ok(listed) => listed,
             Err(error) => {
+                self.schedule.failed();
                 Counters::add(&self.started.counters.scans_failed, 1);
                 return self.started.wire.send(Wire::ScanFailed(error));
             }
         };
         Counters::add(&self.started.counters.unreadable, except.len() as u64);
         except.extend(self.notices.ports());
-        if except.is_empty() {
-            self.rescan_pause = RESCAN_PAUSE;
-        } else {
-            self.next_scan = Instant::now() + self.rescan_pause.min(interval);
-            self.rescan_pause = self.rescan_pause.saturating_mul(2).min(interval);
-        }
+        self.schedule.scanned(except.is_empty());
+        let told = readings.iter().filter(|reading| !except.contains(&reading.port));
+        self.scanned.extend(told.map(|reading| ((reading.port.bus, reading.address), reading.port)));
         self.observed(Observation::Scan { readings, except })
     }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle, Thread};
 
+use autoweave_usb_device::{Action, Port};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -112,8 +113,9 @@ impl Notices {
         Ok(Self { shared: Arc::new(shared), thread: Mutex::new(None) })
     }
 
-    /// What has come since the last daemon ended, but for notices with the kernel's numbers up to `known`.
-    pub fn backlog(&self, known: u64) -> Backlog {
+    /// What has come since the last daemon ended, but for notices of what it told: those with the kernel's numbers up to
+    /// `known`, and the first of each port, address and action in `unnumbered`.
+    pub fn backlog(&self, known: u64, unnumbered: HashSet<(Port, u8, Action)>) -> Backlog {
         let Shared { state, intake, counters, .. } = &*self.shared;
         let mut notices = Vec::new();
         let mut malformed = 0;
@@ -141,7 +143,7 @@ impl Notices {
             (spool, listing.names.into_iter().chain(listing.litter).collect())
         });
         Counters::add(&counters.malformed, malformed);
-        Backlog::new(notices, known, spool, counters)
+        Backlog::new(notices, known, unnumbered, spool, counters)
     }
 
     /// What came of `backlog` is written down: its files go, and what comes is taken from now on.
@@ -208,7 +210,7 @@ impl Notices {
     }
 
     /// The ports of what the taker has not taken, once everything is in that was sent by now.
-    pub(super) fn ports(&self) -> BTreeSet<autoweave_usb_device::Port> {
+    pub(super) fn ports(&self) -> BTreeSet<Port> {
         self.shared.look();
         let inbox = lock(&self.shared.inbox);
         let port = |heard: &Heard| match heard {

@@ -1,13 +1,13 @@
 //! The spool: notices that wait as files for a daemon. Their format and names are `autoweave_usb_source::Notice`'s.
 //!
 //! The helper runs as root in a directory that the daemon's user may change. So every name is looked up below an open
-//! directory, and no symbolic link is followed from there. What root writes is given to the directory's owner: the
-//! daemon reads it and takes it away.
+//! directory, and no symbolic link is followed from there. What root makes is given to the directory's owner: the
+//! daemon reads it and takes it away. What was there before is not, and a hard link is left alone.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process;
 use std::time::Duration;
@@ -22,6 +22,13 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, geteuid, unlinkat};
 const DIRECTORY_MODE: u32 = 0o750;
 
 const FILE_MODE: u32 = 0o640;
+
+/// Not to wait for the other end, should somebody have put a pipe in a file's place.
+const APPEND: OFlag = OFlag::O_WRONLY
+    .union(OFlag::O_APPEND)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_CLOEXEC);
 
 /// What became of a notice.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +92,10 @@ fn is_full(spool: &OwnedFd) -> io::Result<bool> {
 }
 
 fn count_refused(spool: &OwnedFd) -> io::Result<()> {
-    let mut overflow = create(spool, SPOOL_OVERFLOW, OFlag::O_APPEND)?;
+    let mut overflow = match create(spool, SPOOL_OVERFLOW) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => reopen(spool, SPOOL_OVERFLOW)?,
+        created => created?,
+    };
     if overflow.metadata()?.len() < SPOOL_OVERFLOW_MAX {
         overflow.write_all(b"\n")?;
     }
@@ -93,17 +103,28 @@ fn count_refused(spool: &OwnedFd) -> io::Result<()> {
 }
 
 fn write_new(spool: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut file = create(spool, name, OFlag::O_EXCL)?;
+    let mut file = create(spool, name)?;
     file.set_permissions(Permissions::from_mode(FILE_MODE))?;
     file.write_all(bytes)
 }
 
-fn create(spool: &OwnedFd, name: &str, how: OFlag) -> io::Result<File> {
-    // Not to wait for the other end, should somebody have put a pipe in the file's place.
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = openat(spool, name, flags | how, Mode::from_bits_truncate(FILE_MODE))?;
+fn create(spool: &OwnedFd, name: &str) -> io::Result<File> {
+    let file =
+        openat(spool, name, APPEND | OFlag::O_CREAT | OFlag::O_EXCL, Mode::from_bits_truncate(FILE_MODE))?;
     give_to_owner(&file, spool)?;
     Ok(file.into())
+}
+
+/// A file that a helper made before. Whoever may change the directory may have put another in its place, also one that
+/// only root may write.
+fn reopen(spool: &OwnedFd, name: &str) -> io::Result<File> {
+    let file = File::from(openat(spool, name, APPEND, Mode::empty())?);
+    let (metadata, owner) = (file.metadata()?, fstat(spool)?.st_uid);
+    if metadata.is_file() && metadata.nlink() == 1 && [0, owner].contains(&metadata.uid()) {
+        Ok(file)
+    } else {
+        Err(io::Error::other(format!("`{name}` is not what a helper made")))
+    }
 }
 
 /// Only root can give away what it made, and only root has to.
@@ -118,7 +139,7 @@ fn give_to_owner(fd: impl AsFd, directory: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{chown, symlink};
 
     use autoweave_usb_source::NoticeArguments;
 
@@ -152,6 +173,35 @@ mod tests {
         overflow.set_len(SPOOL_OVERFLOW_MAX).unwrap();
         assert_eq!(write(state.path(), &notice(), now).unwrap(), Outcome::Refused);
         assert_eq!(overflow.metadata().unwrap().len(), SPOOL_OVERFLOW_MAX);
+    }
+
+    #[test]
+    fn a_file_that_is_linked_into_the_spool_is_neither_written_nor_given_away() {
+        let state = tempfile::tempdir().unwrap();
+        let spool = state.path().join(SPOOL_DIRECTORY);
+        fs::create_dir(&spool).unwrap();
+        if geteuid().is_root() {
+            chown(&spool, Some(65534), Some(65534)).unwrap();
+        }
+        for number in 0..SPOOL_FILES_MAX {
+            File::create(spool.join(number.to_string())).unwrap();
+        }
+        let victim = state.path().join("victim");
+        fs::write(&victim, "secret").unwrap();
+        let owner =
+            |path: &Path| fs::metadata(path).map(|metadata| (metadata.uid(), metadata.gid())).unwrap();
+        let before = owner(&victim);
+        let overflow = spool.join(SPOOL_OVERFLOW);
+        fs::hard_link(&victim, &overflow).unwrap();
+        let outcome = write(state.path(), &notice(), Duration::ZERO);
+        assert_eq!((owner(&victim), fs::read(&victim).unwrap()), (before, b"secret".to_vec()));
+        assert!(outcome.is_err());
+
+        fs::remove_file(&overflow).unwrap();
+        assert_eq!(write(state.path(), &notice(), Duration::ZERO).unwrap(), Outcome::Refused);
+        assert_eq!(owner(&overflow), owner(&spool));
+        assert_eq!(write(state.path(), &notice(), Duration::ZERO).unwrap(), Outcome::Refused);
+        assert_eq!(fs::read(&overflow).unwrap(), b"\n\n");
     }
 
     #[test]

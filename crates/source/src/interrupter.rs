@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::source::{Source, Wire};
+use crate::Wire;
 
 /// Wakes whoever takes from a source.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ pub struct Nudge {
 pub struct OnTrial(Arc<AtomicBool>);
 
 impl Interrupter {
-    pub(super) fn of(source: &Source) -> Self {
-        Self { is_asked: Arc::default(), wire: Arc::new(Mutex::new(source.sender())) }
+    pub(crate) fn of(taker: SyncSender<Wire>) -> Self {
+        Self { is_asked: Arc::default(), wire: Arc::new(Mutex::new(taker)) }
     }
 
     /// Wakes the taker, without ever waiting.
@@ -35,15 +35,15 @@ impl Interrupter {
         self.wake();
     }
 
-    pub(super) fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         self.is_asked.swap(false, Ordering::SeqCst)
     }
 
-    pub(super) fn aim_at(&self, source: &Source) {
-        *self.lock() = source.sender();
+    pub(crate) fn aim_at(&self, taker: SyncSender<Wire>) {
+        *self.lock() = taker;
     }
 
-    pub(super) fn nudge(&self) -> (Nudge, OnTrial) {
+    pub(crate) fn nudge(&self) -> (Nudge, OnTrial) {
         let is_on_trial = Arc::new(AtomicBool::new(true));
         (Nudge { interrupter: self.clone(), is_on_trial: is_on_trial.clone() }, OnTrial(is_on_trial))
     }
