@@ -80,8 +80,18 @@ impl Group {
     }
 }
 
-/// What the journal is to remember where no group reads: one that comes later begins at the end.
-pub fn forget(journal: &Journal) -> Result<Option<(&'static str, String)>, ReadError> {
+/// What the journal is to remember at the start: the group's place, or nothing where no group reads, so that one that
+/// comes later begins at the end.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn place(
+    group: Option<&mut Group>,
+    journal: &Journal,
+) -> Result<Option<(&'static str, String)>, ReadError> {
+    if let Some(group) = group {
+        return Ok(group.save());
+    }
     let is_known = journal.meta(META_GROUP)?.is_some_and(|place| !place.is_empty());
     Ok(is_known.then(|| (META_GROUP, String::new())))
 }

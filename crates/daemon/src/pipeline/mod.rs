@@ -183,10 +183,7 @@ impl Pipeline {
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
         let published = pipeline.backlog.as_mut().and_then(Backlog::save);
-        let group = match &mut pipeline.group {
-            Some(group) => group.save(),
-            None => group::forget(&pipeline.journal).map_err(Failure::io)?,
-        };
+        let group = group::place(pipeline.group.as_mut(), &pipeline.journal).map_err(Failure::io)?;
         let meta = boot_id.into_iter().chain([scan_reason, seqnum]).chain(published).chain(group).collect();
         let devices = restored.damaged.into_iter().map(|port| (port, None)).collect();
         let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
