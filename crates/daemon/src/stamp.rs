@@ -1,6 +1,6 @@
 //! Edges become events: what only the producer can add.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use autoweave_usb_device::{Edge, Event};
 use ulid::Generator;
@@ -65,12 +65,14 @@ pub fn host(configured: Option<&String>) -> String {
 }
 
 /// An event id that nobody has.
+#[cfg(target_os = "linux")]
 pub fn new_event_id() -> String {
     ulid::Ulid::generate().to_string()
 }
 
 /// Milliseconds since the Unix epoch.
+#[cfg(target_os = "linux")]
 pub fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

@@ -2,5 +2,6 @@
 
 mod bed;
 mod commands;
+mod escape;
 mod from_journal;
 mod from_redis;

@@ -30,6 +30,7 @@ impl Group {
     ///
     /// # Errors
     /// The journal cannot be read.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux runs plugins"))]
     pub fn restore(journal: &Journal, name: &str, max_events: u64) -> Result<Self, ReadError> {
         let saved = journal.meta(META_GROUP)?;
         let seq = saved.as_deref().and_then(|text| parse(text, name)).unwrap_or(journal.last_seq());
@@ -96,6 +97,7 @@ pub fn place(
     Ok(is_known.then(|| (META_GROUP, String::new())))
 }
 
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux runs plugins"))]
 fn parse(place: &str, name: &str) -> Option<u64> {
     let (seq, known) = place.split_once(' ')?;
     if known == name { seq.parse().ok() } else { None }

@@ -77,20 +77,35 @@ impl Bed {
 
     /// A plugin that does `on_event`, written in `sh`.
     pub fn shell(&self, name: &str, on_event: &str) {
-        let out = fs::canonicalize(self.out.path()).unwrap();
+        let out = self.out();
         let code = format!("{SHELL}{on_event}\ndone\n");
         let code = code.replacen('\n', &format!("\nout={}\n", out.join(name).display()), 1);
+        self.install(name, "run", &code);
+    }
+
+    /// A plugin in Python, with the functions `attach` and `detach`.
+    pub fn python(&self, name: &str, code: &str) {
+        self.install(name, "main.py", code);
+    }
+
+    /// Where plugins may write, as they see it.
+    pub fn out(&self) -> PathBuf {
+        fs::canonicalize(self.out.path()).unwrap()
+    }
+
+    fn install(&self, name: &str, entry: &str, code: &str) {
         let manifest = format!(
-            r#"{{"name": "{name}", "version": "1.0.0", "entry": "run", "hooks": {{"onUSBAttach": "a", "onUSBDetach": "d"}},
+            r#"{{"name": "{name}", "version": "1.0.0", "entry": "{entry}",
+                "hooks": {{"onUSBAttach": "attach", "onUSBDetach": "detach"}},
                 "permissions": {{"usb": {{"vendor_ids": ["*"]}}, "filesystem": [{{"path": "{}", "mode": "readwrite"}}]}}}}"#,
-            out.display()
+            self.out().display()
         );
         // In one go, as an installer would.
         let (new, package) = (self.plugins.path().join(format!(".{name}")), self.plugins.path().join(name));
         fs::create_dir(&new).unwrap();
         fs::write(new.join("autoweave.plugin.json"), manifest).unwrap();
-        fs::write(new.join("run"), code).unwrap();
-        fs::set_permissions(new.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(new.join(entry), code).unwrap();
+        fs::set_permissions(new.join(entry), fs::Permissions::from_mode(0o755)).unwrap();
         if package.exists() {
             fs::remove_dir_all(&package).unwrap();
         }
