@@ -3,7 +3,7 @@
 //! A wait takes nothing (`XREAD`), and what takes something does not wait: so no entry is delivered to a connection
 //! that nobody listens to any more, and the lease is looked at in the same instant in which entries are taken.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +30,9 @@ const DEAD_MAX: &str = "10000";
 /// The shortest time between two looks for what other consumers left.
 const CLAIM_PAUSE_MIN: Duration = Duration::from_secs(1);
 
+/// Producers whose last number is known at a time.
+const PRODUCERS_MAX: usize = 4096;
+
 /// Between two looks whether the lease is back.
 const LOST_PAUSE: Duration = Duration::from_millis(200);
 
@@ -46,6 +49,8 @@ pub(super) struct Inbox {
     has_left: bool,
     has_read: bool,
     renewal: Option<Renewal>,
+    /// The last number of each producer that was taken, for who takes all there is.
+    taken: HashMap<String, u64>,
 }
 
 /// What to read next.
@@ -94,6 +99,7 @@ impl Inbox {
             has_left: true,
             has_read: false,
             renewal: None,
+            taken: HashMap::new(),
         }
     }
 
@@ -240,7 +246,7 @@ impl Inbox {
     }
 
     /// The stream's last id, and new entries; none where somebody else holds the lease.
-    fn take(&self, link: &mut Link, count: usize) -> Result<Option<(String, Vec<Delivery>)>, Failure> {
+    fn take(&mut self, link: &mut Link, count: usize) -> Result<Option<(String, Vec<Delivery>)>, Failure> {
         let arguments = [self.token(), &self.member.group, &self.member.consumer, &count.to_string()];
         let answer: Vec<Value> = link.call(&TAKE, &self.keys(), &arguments)?;
         if answer.len() == 1 {
@@ -248,7 +254,29 @@ impl Inbox {
         }
         let (_, end, entries): (String, String, Raw) = decode(Value::Array(answer))?;
         let entries = entries.into_iter().map(|(id, raw)| delivery(&String::from_utf8_lossy(&id), raw, 1));
-        Ok(Some((end, entries.collect::<Result<_, _>>()?)))
+        let deliveries = entries.collect::<Result<Vec<_>, _>>()?;
+        if matches!(self.member.sharing, Sharing::Lease(_)) {
+            self.look_for_gaps(&deliveries);
+        }
+        Ok(Some((end, deliveries)))
+    }
+
+    /// Entries that were removed before the group got them show by the numbers that are missing. Numbers that come again
+    /// are a server's that lost some.
+    fn look_for_gaps(&mut self, deliveries: &[Delivery]) {
+        for event in deliveries.iter().filter_map(|delivery| delivery.event.as_ref().ok()) {
+            if self.taken.len() >= PRODUCERS_MAX {
+                self.taken.clear();
+            }
+            let last = self.taken.entry(event.producer.clone()).or_insert(event.seq.saturating_sub(1));
+            let (from, to) = (*last + 1, event.seq.saturating_sub(1));
+            *last = event.seq.max(*last);
+            if from <= to {
+                let what =
+                    format!("{from} to {to} of producer {}: not in the stream any more", event.producer);
+                (self.listener)(ConsumerNotice::Lost { count: to - from + 1, what });
+            }
+        }
     }
 
     fn token(&self) -> &str {

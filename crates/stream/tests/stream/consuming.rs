@@ -262,6 +262,24 @@ fn the_holder_of_the_lease_takes_over_at_once_and_nobody_else_reads() {
 }
 
 #[test]
+fn what_was_removed_before_the_holder_of_the_lease_got_it_is_counted_as_lost() {
+    let server = Server::start(&[]);
+    let mut bed = published(&server, 3);
+    let lease = Lease::seek(server.settings(), "g", listener().0).unwrap();
+    until("it is held", || lease.fence().holds());
+    let (listener, notices) = listener();
+    let sharing = Sharing::Lease(lease.fence().clone());
+    let member = Member { sharing, ..member("c", Duration::ZERO) };
+    let mut consumer = Consumer::redis(server.settings(), member, listener);
+    assert_eq!(next(&mut consumer, 3).len(), 3);
+    publish(&server, &mut bed, 20);
+    redis::cmd("XTRIM").arg("aw:hotplug").arg("MAXLEN").arg(5).exec(&mut server.connection()).unwrap();
+    assert_eq!(seqs(&next(&mut consumer, 5))[0].0, 19);
+    let lost = |notice: &ConsumerNotice| matches!(notice, ConsumerNotice::Lost { count: 15, .. });
+    assert!(notices.lock().unwrap().iter().any(lost), "{notices:?}");
+}
+
+#[test]
 fn what_is_connected_is_known_up_to_the_first_that_is_not_acknowledged() {
     let server = Server::start(&[]);
     let _bed = published(&server, 4);
