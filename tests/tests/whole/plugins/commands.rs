@@ -53,6 +53,19 @@ fn what_is_wrong_with_a_package_is_said_with_line_key_and_mend() {
 }
 
 #[test]
+fn the_doctor_looks_at_sandbox_and_packages() {
+    let bed = Bed::new();
+    bed.shell("desk", "ok");
+    fs::create_dir(bed.plugins.path().join("empty")).unwrap();
+    let env = bed.env();
+    let mut check = command(&pairs(&env));
+    let checked = finish(check.env("STATE_DIRECTORY", bed.state.path()).arg("check"));
+    for words in ["Landlock ABI", "desk 1.0.0 can be run", "empty/autoweave.plugin.json: there is none"] {
+        assert!(checked.stdout.contains(words), "{words} in {}", checked.stdout);
+    }
+}
+
+#[test]
 fn a_plugin_is_tried_with_events_of_a_file() {
     let (bed, directory) = (Bed::new(), tempfile::tempdir().unwrap());
     plugins(&bed, directory.path(), &["new", "my-plugin", "--lang", "python"]).ok();
