@@ -106,7 +106,7 @@ pub enum Verdict {
 /// Something an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConsumerNotice {
-    /// It reads, the first time or after [`ConsumerNotice::Down`].
+    /// The store can be read, the first time or after [`ConsumerNotice::Down`].
     Up,
     /// It cannot read or settle, and tries again.
     Down(Failure),
@@ -392,7 +392,7 @@ fn sleep(wait: Duration, stopped: &impl Fn() -> bool) -> ControlFlow<()> {
 impl fmt::Display for ConsumerNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Up => f.write_str("reading events"),
+            Self::Up => f.write_str("events can be read"),
             Self::Down(failure) => write!(f, "{failure}; events wait"),
             Self::GroupMade(group) => write!(f, "the group {group} was gone and is made again"),
             Self::Lost { count, what } => {
