@@ -20,6 +20,9 @@ use crate::{logging, pipeline, stamp};
 /// How often it is looked whether the lease is held, or the end is asked for.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Before Redis is asked again what is connected.
+const AGAIN: Duration = Duration::from_secs(2);
+
 /// How often it is looked whether anything else is asked for.
 const ORDERS: Duration = Duration::from_secs(1);
 
@@ -113,7 +116,7 @@ impl Alone<'_> {
             Ok(connected) => connected,
             Err(failure) => {
                 warn!("{failure}");
-                self.requests.wait_for_stop(LOOK * 4);
+                self.requests.wait_for_stop(AGAIN);
                 return;
             }
         };
