@@ -49,6 +49,8 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         need("cc", "gcc")?;
         need("redis-server", "redis-server")?;
         need("openssl", "openssl")?;
+        need("node", "nodejs")?;
+        need("python3", "python3")?;
         tools::install()?;
         privileges = Some(find_privileges()?);
         Ok(())

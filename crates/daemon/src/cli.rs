@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Hears every USB plug and unplug on this machine, exactly once, and keeps it.
@@ -55,6 +55,10 @@ pub enum Command {
                       autoweave-usbd events --group audit --follow --json >> audit.jsonl"
     )]
     Events(Events),
+    /// Make, check, try and show plugins
+    #[cfg(target_os = "linux")]
+    #[command(subcommand)]
+    Plugins(Plugins),
     /// Say what works here and how to mend what does not
     #[command(after_help = "Example:\n  autoweave-usbd check")]
     Check(Check),
@@ -87,7 +91,7 @@ pub enum Command {
     Man,
 }
 
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub struct Run {
     /// Where to keep the journal
     #[arg(long, value_name = "DIR")]
@@ -95,6 +99,21 @@ pub struct Run {
     /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<String>,
+    /// What to do of it: all, watch the bus without running plugins, or only run plugins, on the events in Redis
+    #[arg(long, value_enum, default_value_t, value_name = "ROLE")]
+    pub role: Role,
+}
+
+/// What a daemon does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Everything: plugins too, if a directory of them is configured
+    #[default]
+    All,
+    /// Everything but plugins
+    Watcher,
+    /// Plugins only, on the events in Redis; of all with the same plugins.group, one is active
+    Plugins,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +173,80 @@ pub struct Events {
     /// Where the journal is
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Subcommand)]
+pub enum Plugins {
+    /// Make a plugin to begin with, in a directory of its name
+    #[command(after_help = "Example:\n  autoweave-usbd plugins new scanner-log --lang python")]
+    New {
+        /// Its name: lower case, digits and single hyphens, 3 to 50 characters
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// What it is written in
+        #[arg(long, value_enum, value_name = "LANGUAGE", default_value_t)]
+        lang: Language,
+    },
+    /// Say what is wrong with a package and where, or what it may do
+    #[command(after_help = "Example:\n  autoweave-usbd plugins check ./scanner-log")]
+    Check {
+        /// The package
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Run one plugin here, in its sandbox, and print what it hears and answers; takes no daemon
+    #[command(after_help = "Example:\n  autoweave-usbd plugins run ./scanner-log --simulate\n  \
+                      autoweave-usbd events -n 1 --json > event.json\n  \
+                      autoweave-usbd plugins run ./scanner-log --event event.json")]
+    Run(PluginRun),
+    /// Show the plugins of the daemon, and how they are
+    #[command(after_help = "Example:\n  autoweave-usbd plugins list")]
+    List {
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the events that plugins gave up, and why: oldest first
+    #[command(after_help = "Example:\n  autoweave-usbd plugins dead --json | jq .error")]
+    Dead {
+        /// Read the dead letters in Redis (of --role plugins), not those beside the journal
+        #[arg(long, conflicts_with = "state_dir")]
+        redis: bool,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+        /// Where the journal is
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+}
+
+/// What a new plugin is written in.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub enum Language {
+    /// Node
+    #[default]
+    Node,
+    /// Python
+    Python,
+    /// A POSIX shell
+    Shell,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub struct PluginRun {
+    /// The package
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// The events it hears: JSON, one a line, as `events --json` and `watch --json` print them; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "simulate", required_unless_present = "simulate")]
+    pub event: Option<PathBuf>,
+    /// A made-up device that it asks for comes and goes
+    #[arg(long)]
+    pub simulate: bool,
 }
 
 #[derive(Debug, Args)]

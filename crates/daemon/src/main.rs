@@ -11,6 +11,7 @@ mod keeper;
 mod logging;
 mod pipeline;
 mod places;
+mod plugins;
 mod show;
 mod signals;
 mod stamp;
@@ -22,6 +23,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(code) = plugins::exec::as_launcher() {
+        return code;
+    }
     #[cfg(target_os = "linux")]
     if let Some(code) = commands::notify::as_helper() {
         return code;

@@ -63,3 +63,16 @@ pub fn new_producer() -> String {
 pub fn host(configured: Option<&String>) -> String {
     configured.cloned().or_else(system::host_name).unwrap_or_else(|| "localhost".to_owned())
 }
+
+/// An event id that nobody has.
+#[cfg(target_os = "linux")]
+pub fn new_event_id() -> String {
+    ulid::Ulid::generate().to_string()
+}
+
+/// Milliseconds since the Unix epoch.
+#[cfg(target_os = "linux")]
+pub fn now_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}

@@ -59,6 +59,12 @@ pub fn make_runtime() -> Result<Option<PathBuf>, Failure> {
     }
 }
 
+/// systemd's directory for what can be made again.
+#[cfg(target_os = "linux")]
+pub fn cache() -> Option<PathBuf> {
+    env::var_os("CACHE_DIRECTORY").as_deref().and_then(first_of_list)
+}
+
 fn first_of_list(list: &std::ffi::OsStr) -> Option<PathBuf> {
     env::split_paths(list).next().filter(|first| !first.as_os_str().is_empty())
 }

@@ -39,6 +39,9 @@ pub enum Failure {
     /// The journal cannot be read.
     #[error("{0}")]
     Journal(String),
+    /// The file of dead letters cannot be written.
+    #[error("dead letters cannot be written: {0}")]
+    DeadLetters(String),
 }
 
 /// Inside a script a missing permission has no code of its own: Redis 7 and later, then 6.2 (`script_lua.c`,

@@ -18,11 +18,13 @@
 //! |---|---|---|
 //! | `aw:hotplug` | stream | one entry per event, see [`FIELDS`] |
 //! | `{aw:hotplug}:seq` | hash | the marks: producer → `seq event_id entry_id` of its last entry |
+//! | `{aw:hotplug}:dead` | stream | dead letters of all groups, about the newest 10,000: an entry's fields, `error deliveries plugin` |
+//! | `{aw:hotplug}:lease:GROUP` | string | who of the plugin loaders of a group is active; expires |
 //!
 //! A mark with the event id `-` was set by the publisher itself: what came before its `seq` is no longer kept.
 //!
 //! An ACL user needs `+@connection +@scripting +@stream +@read +hset +hdel +info` on `~aw:hotplug` and
-//! `~{aw:hotplug}:seq`.
+//! `~{aw:hotplug}:seq`; one that consumes also `+get +set +del` on `~{aw:hotplug}:lease:*` and `~{aw:hotplug}:dead`.
 
 mod settings;
 
@@ -45,10 +47,15 @@ mod sync;
 mod trim;
 mod worker;
 
+mod consumer;
 mod probe;
 mod read;
 
 pub use backoff::Backoff;
+pub use consumer::{
+    Consumer, ConsumerListener, ConsumerNotice, Cursor, Deliveries, Delivery, EntryId, Fence, Lease, Letter,
+    Member, Settlements, Sharing, Verdict, connected_in_stream, dead_letters_file,
+};
 pub use entry::{FIELDS, FieldError, entry, event};
 pub use failure::Failure;
 pub use notice::{Notice, State, Status};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use redis::{
     Client, Cmd, Connection, ConnectionAddr, ConnectionInfo, FromRedisValue, IntoConnectionInfo,
-    RedisConnectionInfo, RedisError, ServerErrorKind, Value,
+    RedisConnectionInfo, RedisError, ServerErrorKind, ToRedisArgs, Value,
 };
 
 use crate::failure::Failure;
@@ -95,8 +95,8 @@ impl Link {
     pub(crate) fn call<T: FromRedisValue>(
         &mut self,
         script: &Script,
-        keys: &[&str],
-        args: &[&str],
+        keys: &[impl ToRedisArgs],
+        args: &[impl ToRedisArgs],
     ) -> Result<T, Failure> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&script.hash).arg(keys.len()).arg(keys).arg(args);

@@ -53,9 +53,13 @@ pub struct GroupReader {
 /// # Errors
 /// See [`Failure`].
 pub fn create_group(settings: &Settings, name: &str) -> Result<bool, Failure> {
-    let mut link = Link::connect(settings)?;
+    create(&mut Link::connect(settings)?, &settings.stream, name, "0")
+}
+
+/// Creates a group that gets every entry after `from`.
+pub(crate) fn create(link: &mut Link, stream: &str, name: &str, from: &str) -> Result<bool, Failure> {
     let mut command = redis::cmd("XGROUP");
-    command.arg("CREATE").arg(&settings.stream).arg(name).arg("0").arg("MKSTREAM");
+    command.arg("CREATE").arg(stream).arg(name).arg(from).arg("MKSTREAM");
     match link.query::<()>(&command) {
         Err(Failure::Refused(text)) if text.starts_with("BUSYGROUP") => Ok(false),
         other => other.map(|()| true),
@@ -69,6 +73,14 @@ impl StreamReader {
     /// See [`Failure`].
     pub fn connect(settings: &Settings) -> Result<Self, Failure> {
         Ok(Self { link: Link::connect(settings)?, stream: settings.stream.clone() })
+    }
+
+    /// Connects, to read the dead letters of the stream.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub fn dead_letters(settings: &Settings) -> Result<Self, Failure> {
+        Ok(Self { link: Link::connect(settings)?, stream: settings.dead_key() })
     }
 
     /// The newest entries before the entry `before`, or of all, newest first and at most `count` (and 1,000). A
@@ -202,15 +214,19 @@ fn read_waiting(
 }
 
 /// Ids and fields; no fields where the entry is gone. Bytes, because anyone may write to a stream.
-type Raw = Vec<(Vec<u8>, Option<Vec<(Vec<u8>, Vec<u8>)>>)>;
+pub(crate) type Raw = Vec<(Vec<u8>, Option<RawFields>)>;
+
+pub(crate) type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn entries(raw: Raw) -> Vec<Entry> {
+    let entry = |(id, raw): (Vec<u8>, Option<RawFields>)| Entry {
+        id: String::from_utf8_lossy(&id).into_owned(),
+        fields: fields(raw.unwrap_or_default()),
+    };
+    raw.into_iter().map(entry).collect()
+}
+
+pub(crate) fn fields(raw: RawFields) -> Vec<(String, String)> {
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    raw.into_iter()
-        .map(|(id, fields)| {
-            let fields = fields.unwrap_or_default();
-            let fields = fields.into_iter().map(|(name, value)| (text(name), text(value))).collect();
-            Entry { id: text(id), fields }
-        })
-        .collect()
+    raw.into_iter().map(|(name, value)| (text(name), text(value))).collect()
 }

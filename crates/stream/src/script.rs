@@ -46,3 +46,23 @@ pub(crate) static SCAN: LazyLock<Script> =
 /// Removes old entries that no group needs.
 pub(crate) static TRIM: LazyLock<Script> =
     LazyLock::new(|| Script::new(format!("{IDS}{}", include_str!("scripts/trim.lua"))));
+
+/// Gives a consumer new entries.
+pub(crate) static TAKE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(format!("{IDS}{}", include_str!("scripts/take.lua"))));
+
+/// Takes over what other consumers left.
+pub(crate) static CLAIM: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/claim.lua").to_owned()));
+
+/// Gives a consumer its unacknowledged entries again.
+pub(crate) static OWN: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/own.lua").to_owned()));
+
+/// Acknowledges an entry, with its dead letters.
+pub(crate) static SETTLE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/settle.lua").to_owned()));
+
+/// Takes, prolongs or gives back a lease.
+pub(crate) static LEASE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/lease.lua").to_owned()));

@@ -72,10 +72,25 @@ impl Settings {
 
     /// Key of the hash of marks, in the same cluster slot as the stream.
     pub(crate) fn marks_key(&self) -> String {
+        self.key_beside("seq")
+    }
+
+    /// Key of the stream of dead letters.
+    pub(crate) fn dead_key(&self) -> String {
+        self.key_beside("dead")
+    }
+
+    /// Key of the lease of a group.
+    pub(crate) fn lease_key(&self, group: &str) -> String {
+        self.key_beside(&format!("lease:{group}"))
+    }
+
+    /// In the same cluster slot as the stream.
+    fn key_beside(&self, name: &str) -> String {
         let tag = self.stream.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
         match tag {
-            Some((tag, _)) if !tag.is_empty() => format!("{}:seq", self.stream),
-            _ => format!("{{{}}}:seq", self.stream),
+            Some((tag, _)) if !tag.is_empty() => format!("{}:{name}", self.stream),
+            _ => format!("{{{}}}:{name}", self.stream),
         }
     }
 }

@@ -25,6 +25,7 @@ mod libusb;
 mod machine;
 mod notify;
 mod nusb;
+mod plugins;
 mod policy;
 mod poll;
 mod program;

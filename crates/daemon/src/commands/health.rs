@@ -10,6 +10,13 @@ use crate::http::ask_health;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(common: &Common) -> Result<(), Failure> {
+    let (status, body) = ask(common)?;
+    super::print_json_text(body.trim_end())?;
+    if status == 200 { Ok(()) } else { Err(Failure::unwell("the daemon is not well")) }
+}
+
+/// The status and body of the daemon's answer.
+pub fn ask(common: &Common) -> Result<(u16, String), Failure> {
     let config = super::load(common, None)?.config;
     let address = config.monitoring.http.ok_or_else(|| {
         Failure::unwell(
@@ -22,9 +29,7 @@ pub fn run(common: &Common) -> Result<(), Failure> {
              set a port to ask for its health",
         ));
     }
-    let (status, body) = ask_health(address, TIMEOUT).map_err(Failure::unwell)?;
-    super::print_json_text(body.trim_end())?;
-    if status == 200 { Ok(()) } else { Err(Failure::unwell(format!("the daemon on {address} is not well"))) }
+    ask_health(address, TIMEOUT).map_err(Failure::unwell)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ mod events;
 mod health;
 #[cfg(target_os = "linux")]
 pub mod notify;
+#[cfg(target_os = "linux")]
+mod plugins;
 mod record;
 mod run;
 mod simulate;
@@ -13,6 +15,8 @@ mod watch;
 
 use std::env;
 use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use autoweave_usb_device::Policy;
@@ -21,17 +25,18 @@ use autoweave_usb_source::{Kind, Options, Supervisor};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
 
-use crate::cli::{Arguments, Command, Common};
+use crate::cli::{Arguments, Command, Common, Role};
 use crate::config::{self, Chain, Config, Loaded, SourceName};
 use crate::exit::Failure;
-use crate::{pipeline, show};
+use crate::http::{Listener, Monitor, Server};
+use crate::{pipeline, show, stamp};
 
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { common, run: run_arguments, command } = arguments;
     let is_run = matches!(command, None | Some(Command::Run(_)));
-    if !is_run && (run_arguments.state_dir.is_some() || run_arguments.source.is_some()) {
-        return Err(Failure::usage("--state-dir and --source go behind the command"));
+    if !is_run && (run_arguments != crate::cli::Run::default()) {
+        return Err(Failure::usage("--state-dir, --source and --role go behind the command"));
     }
     match command {
         None => run::run(&common, &run_arguments),
@@ -40,12 +45,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             &crate::cli::Run {
                 state_dir: inner.state_dir.or(run_arguments.state_dir),
                 source: inner.source.or(run_arguments.source),
+                role: if inner.role == Role::default() { run_arguments.role } else { inner.role },
             },
         ),
         Some(Command::Watch(watch)) => watch::run(&common, &watch),
         Some(Command::Devices(devices)) => devices::run(&common, &devices),
         Some(Command::Events(events)) => events::run(&common, &events),
         Some(Command::Health) => health::run(&common),
+        #[cfg(target_os = "linux")]
+        Some(Command::Plugins(plugins)) => plugins::run(&common, &plugins),
         Some(Command::Check(check)) => check::run(&common, &check),
         Some(Command::Record(record)) => record::run(&common, &record),
         #[cfg(target_os = "linux")]
@@ -104,6 +112,15 @@ fn wants_uevents(config: &Config) -> bool {
         chain.first() == Some(&Kind::Uevent) && (chain.len() == 1 || !may_be_deaf())
     };
     is_wanted(chain(config))
+}
+
+/// Opens the door to look in, if there is to be one.
+pub fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
+    let Some(address) = config.monitoring.http else { return Ok(None) };
+    let listener = Listener::bind(address).map_err(Failure::unavailable)?;
+    let server =
+        Server::start(stamp::host(config.host.as_ref()), listener, monitor.clone(), directory.to_owned());
+    server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
 }
 
 /// Opens the sources of the configuration.

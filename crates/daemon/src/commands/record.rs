@@ -17,7 +17,8 @@ pub fn run(common: &Common, arguments: &Record) -> Result<(), Failure> {
     let mut sources = super::open_sources(super::options(&config))?;
     sources.start(Position::default());
     let mut recorder = Recorder::create(&arguments.file).map_err(Failure::io)?;
-    let requests = signals::handle(sources.interrupter())?;
+    let interrupter = sources.interrupter();
+    let requests = signals::handle(move || interrupter.interrupt())?;
     let file = arguments.file.display();
     anstream::eprintln!("recording {} to {file}; Ctrl-C to end", sources.source().description());
     let mut count = 0u64;

@@ -10,14 +10,16 @@ use autoweave_usb_source::{Batch, Notices, Options, Supervisor, has_usb};
 use autoweave_usb_stream::Settings;
 use tracing::{error, info, warn};
 
-use crate::cli::{Common, Run};
+use crate::cli::{Common, Role, Run};
 use crate::config::{Config, Loaded};
 use crate::exit::Failure;
 use crate::held::{self, Held, Reception};
-use crate::http::{Listener, Monitor, Phase, Server, Severity, Status, StreamKind};
+use crate::http::{Monitor, Phase, Server, Severity, Status, StreamKind};
 use crate::logging::{self, Logging};
-use crate::pipeline::{self, Parts, Pipeline, Step, tell_set_aside};
-use crate::{show, signals, stamp, state_dir};
+use crate::pipeline::{self, Group, Parts, Pipeline, Restored, Step, tell_set_aside};
+use crate::plugins::{self, Plugins};
+use crate::signals::{self, Requests};
+use crate::{show, stamp, state_dir};
 
 /// A wait begins anew after this long; it only has to be finite.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -38,6 +40,9 @@ const PUBLISH_STOP: Duration = Duration::from_millis(200);
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     signals::block()?;
     let loaded = super::load(common, arguments.source.as_deref())?;
+    if arguments.role == Role::Plugins {
+        return plugins::run_alone(&loaded, &state_dir::find(arguments.state_dir.as_deref())?);
+    }
     let executable = held::executable()?;
     let held = hold(&loaded.config)?;
     let logging = logging::start(&loaded.config.log);
@@ -50,17 +55,22 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let notices = if config.fallback.enable_udev { serve_helper(&options, &directory) } else { None };
     let options = Options { notices: notices.clone(), ..options };
     let (sources, held) = open_sources(options, held)?;
-    let requests = signals::handle(sources.interrupter())?;
+    let interrupter = sources.interrupter();
+    let requests = signals::handle(move || interrupter.interrupt())?;
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let redis = pipeline::settings(config);
-    // How the publisher does is looked at now and then, whether or not anything happens.
-    let patience = if redis.is_some() { config.monitoring.interval } else { PATIENCE };
+    let group = if arguments.role == Role::All { plugins::group(config, &journal)? } else { None };
+    // How publisher and plugins do is looked at now and then, whether or not anything happens.
+    let patience = if redis.is_some() || group.is_some() { config.monitoring.interval } else { PATIENCE };
     let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
     let restored = pipeline::restore(&journal)?;
     restored.tell(&journal, &monitor);
-    let server = serve(config, &monitor, &directory)?;
+    let server = super::serve(config, &monitor, &directory)?;
+    let start = |group: &Group| start_plugins(&loaded, group, &journal, &restored, &directory, &monitor);
+    let plugins = group.as_ref().map(start);
+    let plugins = plugins.transpose()?;
     let (pipeline, events) = Pipeline::open(Parts {
         sources,
         notices: notices.clone(),
@@ -69,6 +79,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         directory: directory.clone(),
         max_events: config.journal.max_events,
         redis,
+        group,
         policy: super::policy(config),
         host: stamp::host(config.host.as_ref()),
         requests: requests.clone(),
@@ -84,34 +95,44 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         monitor,
         notices,
         server,
+        plugins,
         is_ready: false,
         told: Vec::new(),
     };
-    while !requests.is_stop() {
-        let batch = daemon.step(patience)?;
-        if batch.scanned && !daemon.is_ready {
-            daemon.become_ready(&directory);
+    if daemon.run(patience, &requests, common, arguments, &directory)? == Next::Upgrade {
+        // What could not be written down is in the memory that is handed on.
+        if let Err(failure) = daemon.stop() {
+            error!("{failure}; the upgrade goes on");
         }
-        if requests.take_reload() {
-            daemon.reload(common, arguments)?;
-        }
-        if requests.is_upgrade() {
-            if may_upgrade(common, arguments) {
-                // What could not be written down is in the memory that is handed on.
-                if let Err(failure) = daemon.stop() {
-                    error!("{failure}; the upgrade goes on");
-                }
-                return Err(held::exec(held.as_ref(), &executable));
-            }
-            requests.go_on();
-        }
+        return Err(held::exec(held.as_ref(), &executable));
     }
     daemon.stop()
 }
 
+/// Why a daemon runs no longer.
+#[derive(PartialEq)]
+enum Next {
+    Stop,
+    Upgrade,
+}
+
+/// Begins to feed the plugins of `group` what is behind its place.
+fn start_plugins(
+    loaded: &Loaded,
+    group: &Group,
+    journal: &Journal,
+    restored: &Restored,
+    directory: &Path,
+    monitor: &Arc<Monitor>,
+) -> Result<Plugins, Failure> {
+    let host = stamp::host(loaded.config.host.as_ref());
+    let connected = plugins::connected(group, journal, directory, restored.devices(), &host)?;
+    Plugins::start(loaded, directory, group, connected, monitor)
+}
+
 fn warn_without_effect(loaded: &Loaded) {
     for (key, origin) in loaded.without_effect() {
-        warn!("{origin}: `{key}` is set, but this version does not use it yet");
+        warn!("{origin}: `{key}` is set, but has no effect without plugins.dir");
     }
 }
 
@@ -158,15 +179,6 @@ fn may_upgrade(common: &Common, arguments: &Run) -> bool {
     }
 }
 
-/// Opens the door to look in, if there is to be one.
-fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
-    let Some(address) = config.monitoring.http else { return Ok(None) };
-    let listener = Listener::bind(address).map_err(Failure::unavailable)?;
-    let server =
-        Server::start(stamp::host(config.host.as_ref()), listener, monitor.clone(), directory.to_owned());
-    server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
-}
-
 struct Daemon {
     pipeline: Pipeline,
     logging: Logging,
@@ -178,12 +190,40 @@ struct Daemon {
     /// Where the udev helper's notices arrive, if they do.
     notices: Option<Arc<Notices>>,
     server: Option<Server>,
+    plugins: Option<Plugins>,
     is_ready: bool,
     /// The counters whose first count was told.
     told: Vec<&'static str>,
 }
 
 impl Daemon {
+    /// Runs until it is asked to stop, or to become what is on disk.
+    fn run(
+        &mut self,
+        patience: Duration,
+        requests: &Requests,
+        common: &Common,
+        arguments: &Run,
+        directory: &Path,
+    ) -> Result<Next, Failure> {
+        while !requests.is_stop() {
+            let batch = self.step(patience)?;
+            if batch.scanned && !self.is_ready {
+                self.become_ready(directory);
+            }
+            if requests.take_reload() {
+                self.reload(common, arguments)?;
+            }
+            if requests.is_upgrade() {
+                if may_upgrade(common, arguments) {
+                    return Ok(Next::Upgrade);
+                }
+                requests.go_on();
+            }
+        }
+        Ok(Next::Stop)
+    }
+
     /// Waits for something to happen, and tells it once it is written down.
     fn step(&mut self, patience: Duration) -> Result<Batch, Failure> {
         let Step { events, batch } = self.pipeline.step(patience)?;
@@ -325,7 +365,14 @@ impl Daemon {
             "edges that became no event"
         );
         info!(found, "edges that only a scan told");
-        self.pipeline.stop_publishing(deadline.max(Instant::now() + PUBLISH_STOP));
+        let deadline = deadline.max(Instant::now() + PUBLISH_STOP);
+        if let Some(plugins) = &self.plugins {
+            plugins.begin_to_stop(deadline);
+        }
+        self.pipeline.stop_publishing(deadline);
+        if let Some(plugins) = self.plugins {
+            plugins.stop();
+        }
         if let Some(server) = self.server {
             // It reads the journal, which can only be closed cleanly by its last user.
             server.stop(HTTP_STOP);

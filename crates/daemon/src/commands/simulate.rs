@@ -80,7 +80,8 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
     let _logging = logging::start(&config.log);
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
-    let requests = signals::handle(sources.interrupter())?;
+    let interrupter = sources.interrupter();
+    let requests = signals::handle(move || interrupter.interrupt())?;
     let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
     let monitor = Arc::new(Monitor::new(Status::new(kind)));
     let (mut pipeline, events) = Pipeline::open(Parts {
@@ -91,6 +92,7 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
         directory: directory.clone(),
         max_events: config.journal.max_events,
         redis,
+        group: None,
         policy,
         host: stamp::host(config.host.as_ref()),
         requests: requests.clone(),

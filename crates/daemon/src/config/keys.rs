@@ -11,8 +11,6 @@ pub enum Applies {
     AtReload,
     /// When the daemon starts.
     AtStart,
-    /// Not in this version: it is checked and has no effect.
-    NotYet,
 }
 
 /// One key of the configuration.
@@ -318,28 +316,42 @@ pub const KEYS: &[Key] = &[
         path: "plugins.dir",
         kind: Kind::Path,
         default: "",
-        applies: Applies::NotYet,
-        doc: "Directory of plugin packages. Empty: no plugins.",
+        applies: Applies::AtStart,
+        doc: "Directory of plugin packages, see [the guide](plugins.md). Empty: no plugins. Linux only.",
     },
     Key {
         path: "plugins.group",
         kind: Kind::Name,
         default: "plugin-loader",
-        applies: Applies::NotYet,
+        applies: Applies::AtStart,
         doc: "Consumer group that the plugins read as.",
     },
     Key {
         path: "plugins.consumer",
         kind: Kind::Name,
         default: "main",
-        applies: Applies::NotYet,
-        doc: "Name within the group; `-PRODUCER` is appended.",
+        applies: Applies::AtStart,
+        doc: "Name within the group; `-PRODUCER` is appended. Only with `--role plugins`.",
     },
     Key {
         path: "plugins.max_deliveries",
         kind: Kind::Whole { min: 1, max: 1000, unit: "deliveries" },
         default: "5",
-        applies: Applies::NotYet,
+        applies: Applies::AtStart,
         doc: "Attempts at an event before it is parked among the dead letters.",
+    },
+    Key {
+        path: "plugins.require_signature",
+        kind: Kind::Bool,
+        default: "false",
+        applies: Applies::AtStart,
+        doc: "Whether a package without a signature is refused.",
+    },
+    Key {
+        path: "plugins.without_landlock",
+        kind: Kind::Names,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "Plugins, by name, that may run on a kernel without Landlock: there they read and write what their user may.",
     },
 ];

@@ -65,6 +65,8 @@ pub enum Kind {
     },
     /// `auto`, or sources in order.
     Chain,
+    /// Names of plugins.
+    Names,
 }
 
 /// A checked value.
@@ -86,6 +88,8 @@ pub enum Value {
     Ids(Vec<u32>),
     /// [`Kind::Chain`].
     Chain(Chain),
+    /// [`Kind::Names`].
+    Names(Vec<String>),
 }
 
 impl Kind {
@@ -108,6 +112,7 @@ impl Kind {
                 let names = SourceName::ALL.map(|(name, _)| name).join("`, `");
                 format!("`auto` or a list of some of `{names}`, each once")
             }
+            Self::Names => "a list of names".to_owned(),
         }
     }
 
@@ -145,6 +150,7 @@ impl Kind {
             },
             Self::Ids { max } => self.ids(raw, max).map(Value::Ids),
             Self::Chain => self.chain(raw).map(Value::Chain),
+            Self::Names => self.names(raw).map(Value::Names),
         }
     }
 
@@ -217,6 +223,12 @@ impl Kind {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    fn names(self, raw: Raw<'_>) -> Result<Vec<String>, String> {
+        let items = raw.items().ok_or_else(|| self.mismatch(raw))?;
+        let name = |item: Raw<'_>| item.string().map(str::to_owned).ok_or_else(|| self.mismatch(item));
+        items.into_iter().map(name).collect()
     }
 
     fn chain(self, raw: Raw<'_>) -> Result<Chain, String> {

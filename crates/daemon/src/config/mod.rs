@@ -68,10 +68,10 @@ impl Loaded {
         self.origin(path).is_some()
     }
 
-    /// The keys that are set and that this version accepts but does not use, with where they are set: a
-    /// warning each, or the user waits for an effect that does not come.
+    /// The keys of plugins that are set although there are none to be run, with where they are set: a warning each, or
+    /// the user waits for an effect that does not come.
     pub fn without_effect(&self) -> impl Iterator<Item = (&'static str, &Origin)> {
-        let unused = |path: &str| keys::find(path).is_some_and(|key| key.applies == Applies::NotYet);
+        let unused = |path: &str| path.starts_with("plugins.") && self.config.plugins.is_none();
         self.values
             .origins()
             .iter()

@@ -181,4 +181,8 @@ pub struct Plugins {
     pub consumer: String,
     /// Attempts before an event is parked, at least 1.
     pub max_deliveries: u32,
+    /// Whether a package without a signature is refused.
+    pub require_signature: bool,
+    /// Who may run where there is no Landlock.
+    pub without_landlock: Vec<String>,
 }

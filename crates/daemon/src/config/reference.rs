@@ -91,7 +91,6 @@ fn row(key: &Key) -> String {
     let note = match key.applies {
         Applies::AtReload => " ↻",
         Applies::AtStart => "",
-        Applies::NotYet => " *Accepted, not used yet in this version.*",
     };
     let default = match default_toml(key).as_str() {
         "\"\"" => "none".to_owned(),
@@ -104,7 +103,7 @@ fn row(key: &Key) -> String {
 pub fn default_toml(key: &Key) -> String {
     match key.kind {
         Kind::Bool | Kind::Whole { .. } => key.default.to_owned(),
-        Kind::Ids { .. } => format!("[{}]", key.default),
+        Kind::Ids { .. } | Kind::Names => format!("[{}]", key.default),
         _ => format!("\"{}\"", key.default),
     }
 }

@@ -116,6 +116,8 @@ durability = "process"
 max_events = 1
 [plugins]
 dir = "/opt/plugins"
+require_signature = true
+without_landlock = ["old"]
 group = "g"
 consumer = "c"
 max_deliveries = 2
@@ -163,6 +165,8 @@ fn every_key_reaches_the_config() {
             group: "g".to_owned(),
             consumer: "c".to_owned(),
             max_deliveries: 2,
+            require_signature: true,
+            without_landlock: vec!["old".to_owned()],
         }),
     };
     let loaded = load_all(EVERYTHING, &[], &[]).unwrap();

@@ -110,6 +110,8 @@ impl Values {
                 group: self.text("plugins.group").to_owned(),
                 consumer: self.text("plugins.consumer").to_owned(),
                 max_deliveries: self.narrow("plugins.max_deliveries"),
+                require_signature: self.bool("plugins.require_signature"),
+                without_landlock: self.names("plugins.without_landlock"),
             }),
         })
     }
@@ -210,6 +212,13 @@ impl Values {
         let narrow = |id: &u32| T::try_from(*id).ok();
         let narrow = ids.iter().map(narrow).collect::<Option<Vec<T>>>();
         narrow.unwrap_or_else(|| unreachable!("the range of {path} fits its type"))
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        match &self.values[path] {
+            Value::Names(value) => value.clone(),
+            _ => unreachable!("{path} is a list of names"),
+        }
     }
 
     fn chain(&self, path: &str) -> Chain {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 
 use super::monitor::Monitor;
+use super::status::PluginStatus;
 
 /// Upper bounds of the histogram, in milliseconds.
 const BUCKETS_MS: [u64; 15] =
@@ -24,6 +25,7 @@ pub struct Metrics {
     coalesced: AtomicU64,
     filtered: [AtomicU64; Rule::ALL.len()],
     publish_errors: AtomicU64,
+    plugin_events_lost: AtomicU64,
     processing: Histogram,
 }
 
@@ -52,6 +54,12 @@ impl Metrics {
     /// The stream refused an event or did not answer.
     pub fn publish_error(&self) {
         self.publish_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Events were removed before plugins heard of them.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has plugins"))]
+    pub fn plugin_events_lost(&self, count: u64) {
+        self.plugin_events_lost.fetch_add(count, Ordering::Relaxed);
     }
 
     /// The stream acknowledged an event that was observed at `timestamp`, in milliseconds since the Unix epoch.
@@ -117,10 +125,42 @@ pub(super) fn render(monitor: &Monitor) -> String {
     text.single("usb_journal_unpublished", "gauge", "Events the stream has not acknowledged.", unpublished);
     let help = "How often the stream refused an event or did not answer.";
     text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
+    plugins(&monitor.plugins(), read(&metrics.plugin_events_lost), &mut text);
     if let Some(bytes) = resident_bytes() {
         text.single("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", bytes);
     }
     text.0
+}
+
+fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
+    text.single("plugin_events_lost_total", "counter", "Events removed before plugins heard of them.", lost);
+    let help = "Events a plugin is done with, gave up, or failed at (and may have got again).";
+    text.family("plugin_events_total", "counter", help);
+    for plugin in plugins {
+        let outcomes = [("done", plugin.done), ("given_up", plugin.given_up), ("failed", plugin.failed)];
+        for (outcome, count) in outcomes {
+            let labels = format!("{{plugin=\"{}\",outcome=\"{outcome}\"}}", plugin.name);
+            text.sample("plugin_events_total", &labels, count);
+        }
+    }
+    text.family("plugin_restarts_total", "counter", "Workers that crashed, hung or broke the protocol.");
+    for plugin in plugins {
+        text.sample("plugin_restarts_total", &format!("{{plugin=\"{}\"}}", plugin.name), plugin.crashes);
+    }
+    text.family("plugin_duration_ms", "histogram", "From an event's delivery to the plugin's answer, in ms.");
+    for plugin in plugins {
+        let bounds = plugin.bounds_ms.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        let mut count = 0;
+        for (bound, bucket) in bounds.zip(&plugin.durations) {
+            count += bucket;
+            let labels = format!("{{plugin=\"{}\",le=\"{bound}\"}}", plugin.name);
+            text.sample("plugin_duration_ms_bucket", &labels, count);
+        }
+        let label = format!("{{plugin=\"{}\"}}", plugin.name);
+        let sum = format_args!("{}.{:03}", plugin.sum_us / 1_000, plugin.sum_us % 1_000).to_string();
+        text.sample("plugin_duration_ms_sum", &label, sum);
+        text.sample("plugin_duration_ms_count", &label, count);
+    }
 }
 
 struct Text(String);

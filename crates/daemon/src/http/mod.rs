@@ -28,3 +28,5 @@ pub use ask::ask_health;
 pub use monitor::Monitor;
 pub use server::{Listener, Server};
 pub use status::{Phase, Severity, SourceStatus, Status, StreamKind, StreamState};
+#[cfg(target_os = "linux")]
+pub use status::{PluginStatus, RESTING};

@@ -1,22 +1,25 @@
 //! What the daemon tells the outside, in one place: the core writes it, HTTP reads it.
 
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use autoweave_usb_device::Device;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use super::status::Status;
+use super::status::{PluginStatus, Status};
 
 /// See the module's description. Nothing here waits for a client, so that none can hold up an event.
-#[derive(Debug)]
 pub struct Monitor {
     /// Counters.
     pub metrics: Metrics,
     status: RwLock<Status>,
     committed: watch::Sender<Committed>,
+    plugins: OnceLock<PluginsProbe>,
 }
+
+/// Says how the plugins are.
+pub type PluginsProbe = Box<dyn Fn() -> Vec<PluginStatus> + Send + Sync>;
 
 /// The journal's end and the device table as of there.
 #[derive(Clone, Default)]
@@ -31,17 +34,35 @@ impl fmt::Debug for Committed {
     }
 }
 
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Monitor").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
 impl Monitor {
     /// Nothing is committed yet.
     pub fn new(status: Status) -> Self {
         let committed = watch::Sender::default();
-        Self { metrics: Metrics::default(), status: RwLock::new(status), committed }
+        Self { metrics: Metrics::default(), status: RwLock::new(status), committed, plugins: OnceLock::new() }
     }
 
     /// Up to `last_seq` all is in the journal, and `devices` is what is connected then. To be called after
     /// each commit, also after one without events, and once at the start.
     pub fn committed<'a>(&self, last_seq: u64, devices: impl Iterator<Item = &'a Arc<Device>>) {
         self.committed.send_replace(Committed { last_seq, devices: devices.cloned().collect() });
+    }
+
+    /// From now on this is asked for the plugins. Once.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has plugins"))]
+    pub fn set_plugins(&self, probe: PluginsProbe) {
+        // There is one loader in a process.
+        let _ = self.plugins.set(probe);
+    }
+
+    /// The plugins, by name.
+    pub(super) fn plugins(&self) -> Vec<PluginStatus> {
+        self.plugins.get().map(|probe| probe()).unwrap_or_default()
     }
 
     /// Changes what a part of the daemon says of itself; `change` must not wait.

@@ -73,9 +73,9 @@ pub(super) fn router(app: App) -> Router {
 }
 
 async fn health(State(app): State<Arc<App>>) -> Answer {
-    let now = app.monitor.snapshot();
+    let (now, plugins) = (app.monitor.snapshot(), app.monitor.plugins());
     let (is_failed, body) = app.monitor.look(|status| {
-        let body = serde_json::to_string(&status.health(now.last_seq, now.devices.len()));
+        let body = serde_json::to_string(&status.health(now.last_seq, now.devices.len(), plugins));
         (status.worst() == Some(Severity::Failed), body)
     });
     let body = body.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;

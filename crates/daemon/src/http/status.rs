@@ -87,6 +87,43 @@ pub enum StreamState {
     Down,
 }
 
+/// The state of a plugin that crashed too often.
+pub const RESTING: &str = "resting";
+
+/// A plugin.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// `running` or [`RESTING`].
+    pub state: &'static str,
+    /// Processes that run.
+    pub workers: usize,
+    /// Events that wait for it.
+    pub waiting: usize,
+    /// Events it is done with.
+    pub done: u64,
+    /// Events that were given up.
+    pub given_up: u64,
+    /// Deliveries that failed.
+    pub failed: u64,
+    /// Workers that crashed, hung or broke the protocol.
+    pub crashes: u64,
+    /// Why the last of them did.
+    pub last_error: Option<String>,
+    /// How often it took up to each bound for an event; one more, for what took longer.
+    #[serde(skip)]
+    pub durations: Vec<u64>,
+    /// The bounds, in milliseconds.
+    #[serde(skip)]
+    pub bounds_ms: &'static [u64],
+    /// All it took, in microseconds.
+    #[serde(skip)]
+    pub sum_us: u64,
+}
+
 /// How bad a problem is; the worst of them is the daemon's verdict on itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -135,26 +172,29 @@ impl Status {
     }
 
     /// The body of `/health`.
-    pub fn health(&self, last_seq: u64, connected: usize) -> Health<'_> {
+    pub fn health(&self, last_seq: u64, connected: usize, plugins: Vec<PluginStatus>) -> Health<'_> {
+        let resting: Vec<_> = plugins.iter().filter(|plugin| plugin.state == RESTING).collect();
         let status = match self.worst() {
-            None => "ok",
-            Some(Severity::Degraded) => "degraded",
+            None if resting.is_empty() => "ok",
+            None | Some(Severity::Degraded) => "degraded",
             Some(Severity::Failed) => "failed",
         };
+        let problems = self.problems.iter().map(|(part, problem)| format!("{part}: {}", problem.message));
+        let crashed = resting.iter().map(|plugin| {
+            let why = plugin.last_error.as_deref().unwrap_or_default();
+            format!("plugin {}: crashed too often, its events wait: {why}", plugin.name)
+        });
+        let reasons = problems.chain(crashed).collect();
         Health {
             status,
-            reasons: self
-                .problems
-                .iter()
-                .map(|(part, problem)| format!("{part}: {}", problem.message))
-                .collect(),
+            reasons,
             version: env!("CARGO_PKG_VERSION"),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             source: self.source,
             devices: Devices { connected },
             journal: Journal { last_seq, unpublished: self.journal.unpublished, bytes: self.journal.bytes },
             stream: &self.stream,
-            plugins: [],
+            plugins,
         }
     }
 }
@@ -171,8 +211,7 @@ pub struct Health<'a> {
     devices: Devices,
     journal: Journal,
     stream: &'a StreamStatus,
-    /// There are none in this version.
-    plugins: [(); 0],
+    plugins: Vec<PluginStatus>,
 }
 
 #[derive(Debug, Serialize)]
@@ -194,13 +233,13 @@ mod tests {
     #[test]
     fn the_worst_problem_is_the_verdict() {
         let mut status = Status::new(StreamKind::Redis);
-        let verdict = |status: &Status| status.health(0, 0).status;
+        let verdict = |status: &Status| status.health(0, 0, Vec::new()).status;
         assert_eq!(verdict(&status), "ok");
         status.raise("stream", Severity::Degraded, "Redis does not answer".to_owned());
         assert_eq!(verdict(&status), "degraded");
         status.raise("journal", Severity::Failed, "the disk is full".to_owned());
         assert_eq!(verdict(&status), "failed");
-        let health = status.health(0, 0);
+        let health = status.health(0, 0, Vec::new());
         assert_eq!(health.reasons, ["journal: the disk is full", "stream: Redis does not answer"]);
         status.clear("journal");
         assert_eq!(verdict(&status), "degraded");
@@ -213,7 +252,7 @@ mod tests {
         let mut status = Status::new(StreamKind::Embedded);
         status.source = SourceStatus { active: Some(SourceName::Uevent), failovers: 1, overruns: 2 };
         status.journal = JournalStatus { unpublished: 3, bytes: 4096 };
-        let mut health = serde_json::to_value(status.health(42, 7)).unwrap();
+        let mut health = serde_json::to_value(status.health(42, 7, Vec::new())).unwrap();
         assert!(health["uptime_ms"].take().is_u64());
         let expected = serde_json::json!({
             "status": "ok", "reasons": [], "version": env!("CARGO_PKG_VERSION"), "uptime_ms": null,

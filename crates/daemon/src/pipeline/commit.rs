@@ -11,6 +11,7 @@ use autoweave_usb_source::kill_point;
 use tracing::{error, info};
 
 use super::backlog::Backlog;
+use super::group::Group;
 use super::{META_RECEIVED, META_SEQNUM, Pipeline};
 use crate::exit::Failure;
 use crate::http::{Severity, SourceStatus};
@@ -54,6 +55,7 @@ impl Pipeline {
         }
         if !events.is_empty() {
             commit.meta.extend(self.backlog.as_mut().and_then(Backlog::save));
+            commit.meta.extend(self.group.as_mut().and_then(Group::save));
         }
         if let Some(seqnum) =
             events.iter().filter_map(|event| event.seqnum).max().filter(|newest| *newest > self.seqnum)
@@ -68,6 +70,9 @@ impl Pipeline {
             kill_point("committing");
             self.write(&commit)?;
             kill_point("committed");
+            if let Some(group) = &self.group {
+                group.cursor().wake();
+            }
             self.mind_backlog();
             self.count(&events);
             self.tell_monitor();

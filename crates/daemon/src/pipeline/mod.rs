@@ -7,6 +7,7 @@
 
 mod backlog;
 mod commit;
+mod group;
 mod publish;
 mod spool;
 
@@ -29,6 +30,7 @@ use crate::stamp::{self, Stamp};
 use crate::system;
 
 pub use commit::tell_set_aside;
+pub use group::Group;
 pub use publish::settings;
 
 use backlog::Backlog;
@@ -58,6 +60,9 @@ const META_STREAM_PRODUCER: &str = "stream_producer";
 /// Who says in the health report that edges are held back.
 const BACKLOG: &str = "backlog";
 
+/// Who says in the health report that the journal keeps nothing more for the plugins.
+const GROUP: &str = "plugins' group";
+
 /// How soon edges that are held are to be told once the stream has caught up.
 const HELD_PATIENCE: Duration = Duration::from_millis(100);
 
@@ -77,6 +82,8 @@ pub struct Parts {
     pub max_events: u64,
     /// Where events are published to; `None`: the journal itself is the stream.
     pub redis: Option<Settings>,
+    /// The group of this host's plugins, if it runs any.
+    pub group: Option<Group>,
     /// Which of them.
     pub policy: Policy,
     /// The name of this machine in them.
@@ -97,6 +104,7 @@ pub struct Pipeline {
     /// What has to be kept for the stream; `None`: the journal itself is the stream.
     backlog: Option<Backlog>,
     publishing: Option<Publishing>,
+    group: Option<Group>,
     is_held: bool,
     has_scanned: bool,
     /// Overruns since the journal was made.
@@ -128,6 +136,7 @@ impl Pipeline {
             directory,
             max_events,
             redis,
+            group,
             policy,
             host,
             requests,
@@ -162,6 +171,7 @@ impl Pipeline {
             monitor,
             backlog,
             publishing: None,
+            group,
             is_held: false,
             has_scanned: false,
             overruns,
@@ -173,7 +183,8 @@ impl Pipeline {
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
         let published = pipeline.backlog.as_mut().and_then(Backlog::save);
-        let meta = boot_id.into_iter().chain([scan_reason, seqnum]).chain(published).collect();
+        let group = group::place(pipeline.group.as_mut(), &pipeline.journal).map_err(Failure::io)?;
+        let meta = boot_id.into_iter().chain([scan_reason, seqnum]).chain(published).chain(group).collect();
         let devices = restored.damaged.into_iter().map(|port| (port, None)).collect();
         let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
         if let Some((notices, left)) = notices.as_deref().zip(left) {
@@ -200,7 +211,8 @@ impl Pipeline {
         // From the first scan on, a later start that finds something different has missed it.
         let is_first_scan = batch.scanned && !std::mem::replace(&mut self.has_scanned, true);
         let meta = is_first_scan.then(|| (META_NEXT_SCAN_REASON, Reason::Reconcile.to_string()));
-        let meta = meta.into_iter().chain(self.take_overruns(&batch)).collect();
+        let group = self.group.as_mut().and_then(Group::save_when_due);
+        let meta = meta.into_iter().chain(self.take_overruns(&batch)).chain(group).collect();
         let commit = Commit { meta, ..Commit::default() };
         let events = self.commit_with(changes, commit)?;
         if batch.scanned {
@@ -271,8 +283,11 @@ impl Pipeline {
         self.journal.set_max_events(max_events);
         if let Some(backlog) = &mut self.backlog {
             backlog.set_max_events(max_events);
-            self.mind_backlog();
         }
+        if let Some(group) = &mut self.group {
+            group.set_max_events(max_events);
+        }
+        self.mind_backlog();
     }
 
     /// Writes down what still waits for the end of a debounce window.
@@ -290,8 +305,11 @@ impl Pipeline {
     /// As [`Self::step`].
     pub fn finish(mut self) -> Result<Vec<Event>, Failure> {
         let events = self.flush()?;
-        if let Some(published) = self.backlog.as_mut().and_then(Backlog::save) {
-            self.write(&Commit { meta: vec![published], ..Commit::default() })?;
+        let published = self.backlog.as_mut().and_then(Backlog::save);
+        let group = self.group.as_mut().and_then(Group::save);
+        let meta: Vec<_> = published.into_iter().chain(group).collect();
+        if !meta.is_empty() {
+            self.write(&Commit { meta, ..Commit::default() })?;
         }
         self.watch.journaled();
         self.journal.close().map_err(Failure::io)?;
@@ -350,10 +368,29 @@ impl Pipeline {
         &self.journal
     }
 
+    /// Says when plugins are so far behind that the journal keeps nothing more for them.
+    fn mind_group(&mut self) {
+        let last_seq = self.journal.last_seq();
+        match self.group.as_mut().and_then(|group| group.cut_off_changed(last_seq)) {
+            None => {}
+            Some(true) => {
+                let why = "the plugins are as many events behind as the journal may hold (journal.max_events): the oldest \
+                           go unheard";
+                error!("{why}");
+                self.monitor.update(|status| status.raise(GROUP, Severity::Degraded, why.to_owned()));
+            }
+            Some(false) => self.monitor.update(|status| status.clear(GROUP)),
+        }
+    }
+
     /// A journal full of events that the stream lacks takes no more: edges are held until there is room.
     fn mind_backlog(&mut self) {
+        self.mind_group();
+        let last_seq = self.journal.last_seq();
+        let group = self.group.as_ref().and_then(|group| group.needed_after(last_seq));
+        let needed = self.backlog.as_ref().map(Backlog::needed_after).into_iter().chain(group).min();
+        self.journal.need_after(needed.unwrap_or(u64::MAX));
         let Some(backlog) = &self.backlog else { return };
-        self.journal.need_after(backlog.needed_after());
         let is_full = backlog.is_full(self.journal.last_seq());
         if is_full == self.is_held {
             return;
@@ -381,6 +418,11 @@ pub struct Restored {
 }
 
 impl Restored {
+    /// The devices that were connected.
+    pub fn devices(&self) -> Vec<Device> {
+        self.devices.clone()
+    }
+
     /// Tells those who ask before anything new is written.
     pub fn tell(&self, journal: &Journal, monitor: &Monitor) {
         let devices: Vec<Arc<Device>> = self.devices.iter().cloned().map(Arc::new).collect();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use autoweave_usb_source::Interrupter;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -26,10 +25,10 @@ pub fn block() -> Result<(), Failure> {
     asked_by().thread_set_mask().map_err(cannot_be_handled)
 }
 
-/// Turns SIGTERM, SIGINT, SIGHUP and SIGUSR2 into requests and wakes whoever takes from the source. A second SIGINT
+/// Turns SIGTERM, SIGINT, SIGHUP and SIGUSR2 into requests and calls `wake` after each. A second SIGINT
 /// ends the process at once: the journal stands that. After a SIGUSR2 signals are kept until [`Requests::go_on`], or
 /// for the program that this process becomes.
-pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
+pub fn handle(wake: impl Fn() + Send + 'static) -> Result<Arc<Requests>, Failure> {
     let requests = Arc::new(Requests::default());
     let asked = requests.clone();
     let handle = move || {
@@ -41,7 +40,7 @@ pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
                 Signal::SIGINT if asked.is_stop() => process::exit(130),
                 _ => asked.stop(),
             }
-            interrupter.interrupt();
+            wake();
             while asked.upgrade.load(Ordering::Relaxed) {
                 thread::park();
             }

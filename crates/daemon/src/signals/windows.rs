@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
 
-use autoweave_usb_source::Interrupter;
 use tokio::runtime;
 use tokio::signal::windows::{
     CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
@@ -21,9 +20,9 @@ pub fn block() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Turns the events into requests to stop and wakes whoever takes from the source. A second one ends the process at
+/// Turns the events into requests to stop and calls `wake` after each. A second one ends the process at
 /// once: the journal stands that. Windows gives 5 s after a console was closed or before a shutdown.
-pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
+pub fn handle(wake: impl Fn() + Send + 'static) -> Result<Arc<Requests>, Failure> {
     let requests = Arc::new(Requests::default());
     let asked = requests.clone();
     let stop = move || {
@@ -31,7 +30,7 @@ pub fn handle(interrupter: Interrupter) -> Result<Arc<Requests>, Failure> {
             process::exit(130);
         }
         asked.stop();
-        interrupter.interrupt();
+        wake();
     };
     on_event(stop).map_err(|error| Failure::unavailable(format!("Ctrl-C cannot be handled: {error}")))?;
     Ok(requests)

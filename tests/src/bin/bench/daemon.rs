@@ -76,6 +76,18 @@ impl Daemon {
         [vec![keeper], children].concat()
     }
 
+    /// What the daemon itself has started: the plugins.
+    pub fn workers(&self) -> Outcome<Vec<String>> {
+        let mut workers = Vec::new();
+        for process in self.processes().into_iter().skip(1) {
+            for task in fs::read_dir(format!("/proc/{process}/task"))? {
+                let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+                workers.extend(children.split_whitespace().map(str::to_owned));
+            }
+        }
+        Ok(workers)
+    }
+
     /// Proportional set size, `/proc/PID/smaps_rollup`.
     pub fn pss_mb(&self) -> Outcome<f64> {
         let mut kib = 0.0;

@@ -6,6 +6,7 @@
 
 mod daemon;
 mod overrun;
+mod plugins;
 mod redis;
 
 use std::error::Error;
@@ -36,7 +37,7 @@ const COLUMNS: &str = "| what | median | least | most |\n|---|---|---|---|";
 type Measurement = (&'static str, &'static str, fn() -> Outcome<()>);
 
 /// Each measurement by the name it is asked for, with the head of its table; without names, all are made.
-const MEASUREMENTS: [Measurement; 8] = [
+const MEASUREMENTS: [Measurement; 9] = [
     ("latency", COLUMNS, latency_rows),
     ("flood", COLUMNS, flood_rows),
     ("idle", COLUMNS, idle_rows),
@@ -44,6 +45,7 @@ const MEASUREMENTS: [Measurement; 8] = [
     ("redis-latency", COLUMNS, redis::latency_rows),
     ("redis-flood", COLUMNS, redis::flood_rows),
     ("redis-catch-up", COLUMNS, redis::catch_up_rows),
+    ("plugins", COLUMNS, plugins::rows),
     ("overrun", overrun::COLUMNS, overrun::rows),
 ];
 

@@ -2,6 +2,8 @@
 
 mod history;
 mod journal;
+#[cfg(target_os = "linux")]
+mod plugins;
 mod redis;
 mod sources;
 
@@ -58,7 +60,7 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
             "config",
             Outcome::Warn,
             format!("{origin}: `{key}` is set"),
-            "this version does not use it yet",
+            "it has no effect without plugins.dir",
         )
     }));
     findings.push(bus());
@@ -70,6 +72,8 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
     });
     findings.extend(loaded.config.monitoring.http.map(port));
     findings.extend(pipeline::settings(&loaded.config).iter().flat_map(redis::findings));
+    #[cfg(target_os = "linux")]
+    findings.extend(plugins::findings(&loaded));
     if print(&findings, arguments.json)? {
         return Ok(());
     }

@@ -42,7 +42,8 @@ fn gravity(failure: &StreamFailure) -> Outcome {
         | StreamFailure::NotPermitted(_)
         | StreamFailure::TooOld(_)
         | StreamFailure::Refused(_)
-        | StreamFailure::Journal(_) => Outcome::Fail,
+        | StreamFailure::Journal(_)
+        | StreamFailure::DeadLetters(_) => Outcome::Fail,
     }
 }
 

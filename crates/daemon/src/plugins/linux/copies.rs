@@ -1,0 +1,75 @@
+//! Where packages are copied to before they run: a directory that the plugins' user can reach, and only we write.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::exit::Failure;
+use crate::{state_dir, system};
+
+const PREFIX: &str = "plugins-";
+
+/// Held as long as somebody runs what is in the directory beside it.
+const LOCK: &str = "lock";
+
+/// A directory for copies; dropped, it goes.
+pub struct Copies {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Copies {
+    /// Makes one, and removes those that crashed daemons left.
+    ///
+    /// # Errors
+    /// There is no place for it.
+    pub fn make(state_dir: &Path) -> Result<Self, Failure> {
+        let parent = parent(state_dir);
+        let made = || -> io::Result<Self> {
+            fs::create_dir_all(&parent)?;
+            if system::is_privileged() {
+                // Nobody has to get through; what is in it is no secret.
+                fs::set_permissions(&parent, fs::Permissions::from_mode(0o755))?;
+            }
+            remove_left(&parent);
+            let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&parent)?;
+            fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
+            let lock = File::create(directory.path().join(LOCK))?;
+            lock.lock()?;
+            Ok(Self { directory, _lock: lock })
+        };
+        made().map_err(|error| {
+            Failure::state(format!("{}: plugins cannot be copied there: {error}", parent.display()))
+        })
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("packages")
+    }
+}
+
+/// Root's state directory is closed to the plugins' user.
+fn parent(state_dir: &Path) -> PathBuf {
+    match (state_dir::cache(), system::is_privileged()) {
+        (Some(cache), _) => cache,
+        (None, true) => PathBuf::from("/var/cache/autoweave-usb"),
+        (None, false) => state_dir.to_owned(),
+    }
+}
+
+fn remove_left(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+        let path = entry.path();
+        // One without a lock is being made at this moment, or was left in that moment: it is empty.
+        let Some(lock) = File::open(path.join(LOCK)).ok().filter(|_| is_ours) else { continue };
+        if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) {
+            // What cannot be removed now can be at the next start.
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}

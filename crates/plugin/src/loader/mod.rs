@@ -1,0 +1,467 @@
+//! The loader: a directory of packages in, events to the plugins that asked for them out.
+//!
+//! [`Loader::dispatch`] hands an event to each plugin that hears it and returns at once; [`Pending::wait`] says how
+//! it went with all of them. For one device a plugin hears in the order of the calls, over retries as well; events
+//! of different devices go side by side. A plugin that starts hears `onUSBAttach` for what is connected as of the
+//! last dispatched event, then what follows.
+
+mod watch;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::{self, PipeWriter};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Action, Event, Reason};
+use thiserror::Error;
+
+use crate::launch::{Host, Launch};
+use crate::manifest::Permissions;
+use crate::package::{Package, PackageFault, fingerprint};
+use crate::pool::{Ending, Gate, Outcome, Outside, Policy, Pool, Tallies, Version};
+use crate::report::{Report, Sink};
+use crate::sandbox::landlock_abi;
+use watch::{Watch, Woken};
+
+/// Connected devices that are remembered for plugins that start later.
+const CONNECTED_MAX: usize = 65_536;
+
+/// The first ABI of Landlock that limits TCP ports.
+const ABI_TCP: u32 = 4;
+
+/// What a loader needs to know.
+#[derive(Clone)]
+pub struct Options {
+    /// One package in each of its directories; those that begin with a dot are passed over.
+    pub directory: PathBuf,
+    /// Where packages are copied to before they run; made if it is not there, and emptied. Has to be reachable
+    /// for the plugins' user, and is the loader's alone.
+    pub store: PathBuf,
+    /// Whether a package without a signature is refused.
+    pub require_signature: bool,
+    /// How plugins are treated.
+    pub policy: Policy,
+    /// Who runs them, and what they never get.
+    pub host: Host,
+    /// Asked before each delivery: while it says no, events wait.
+    pub gate: Gate,
+}
+
+/// Why there is no loader.
+#[derive(Debug, Error)]
+#[allow(missing_docs, reason = "the fields are named by the messages")]
+pub enum OpenFault {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: others may write it, and so decide what runs: chmod o-w", .0.display())]
+    WritableByOthers(PathBuf),
+}
+
+/// A plugin as it is.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Its name.
+    pub plugin: String,
+    /// Its version.
+    pub version: String,
+    /// The digest of its package.
+    pub digest: String,
+    /// The directory it was loaded from.
+    pub directory: PathBuf,
+    /// Numbers.
+    pub tallies: Tallies,
+    /// Why a worker of it last crashed; empty if none did.
+    pub last_error: String,
+}
+
+/// Runs the plugins of a directory. Dropped, it ends them without waiting.
+pub struct Loader {
+    inner: Arc<Inner>,
+    /// Closed to end the thread.
+    stop: Mutex<Option<PipeWriter>>,
+    /// Says when all there was is loaded; disconnected when the thread has ended.
+    watching: Mutex<Receiver<()>>,
+}
+
+/// An event on its way to plugins.
+#[derive(Debug)]
+pub struct Pending {
+    outcomes: Receiver<Outcome>,
+    arrived: Vec<Outcome>,
+    expected: usize,
+}
+
+/// Why a package is not run.
+enum Refusal {
+    /// It, or this machine, would have to be changed.
+    Unfit(String),
+    NotStarted(String),
+}
+
+struct Inner {
+    options: Options,
+    report: Sink,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    plugins: BTreeMap<String, Plugin>,
+    /// The last attach of each device that is connected, by producer and `device_id`.
+    connected: HashMap<(String, String), Arc<Event>>,
+    /// No plugin is to be added any more.
+    closing: bool,
+}
+
+struct Plugin {
+    pool: Arc<Pool>,
+    directory: PathBuf,
+    /// Of the version before: a worker of it may still be at an event.
+    previous: Option<PathBuf>,
+}
+
+impl Loader {
+    /// Begins to load what is in the directory, and watches it from then on. `connected` are the attaches of the
+    /// devices that are there. What is dispatched before [`Loader::wait_until_loaded`] says yes, plugins miss that are
+    /// not loaded yet.
+    ///
+    /// # Errors
+    /// One of the directories cannot be used. A package that cannot be run is no error but a [`Report`].
+    pub fn open(options: Options, connected: Vec<Arc<Event>>, report: Sink) -> Result<Self, OpenFault> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenFault::Io { path, source }
+        };
+        let mode = fs::metadata(&options.directory).map_err(failed(&options.directory))?.permissions().mode();
+        if mode & 0o002 != 0 {
+            return Err(OpenFault::WritableByOthers(options.directory));
+        }
+        empty(&options.store).map_err(failed(&options.store))?;
+        let (reader, stop) = io::pipe().map_err(failed(&options.directory))?;
+        let watch = Watch::new(reader);
+        watch.cover(&options.directory);
+        let mut registry = Registry::default();
+        connected.iter().for_each(|event| registry.note(event));
+        let inner = Arc::new(Inner { options, report, registry: Mutex::new(registry) });
+        let (watched, (loaded, watching)) = (Arc::clone(&inner), channel());
+        thread::Builder::new()
+            .name("plugin-watch".to_owned())
+            .spawn(move || {
+                let mut seen = BTreeMap::new();
+                watched.look(&mut seen);
+                // Nobody may want to know.
+                let _ = loaded.send(());
+                while watch.wait() == Woken::Look {
+                    watch.cover(&watched.options.directory);
+                    watched.look(&mut seen);
+                }
+            })
+            .map_err(failed(&inner.options.directory))?;
+        Ok(Self { inner, stop: Mutex::new(Some(stop)), watching: Mutex::new(watching) })
+    }
+
+    /// Waits until each plugin that was there at first is ready or not, at most for `patience`; says whether that is
+    /// so. To be asked until it says yes.
+    pub fn wait_until_loaded(&self, patience: Duration) -> bool {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(patience).is_ok()
+    }
+
+    /// Hands an event to the plugins that hear it. `delivery` is the number of its first delivery: more than 1
+    /// where one before this loader may have delivered it. Waits for room where many events wait already.
+    pub fn dispatch(&self, event: &Arc<Event>, delivery: u32) -> Pending {
+        let mut registry = self.inner.lock();
+        registry.note(event);
+        let pools: Vec<_> = registry.plugins.values().map(|plugin| Arc::clone(&plugin.pool)).collect();
+        drop(registry);
+        let (reply, outcomes) = channel();
+        let expected = pools.iter().filter(|pool| pool.submit(event, delivery, reply.clone())).count();
+        Pending { outcomes, arrived: Vec::new(), expected }
+    }
+
+    /// The plugins, by name.
+    pub fn plugins(&self) -> Vec<Status> {
+        let status = |(name, plugin): (&String, &Plugin)| {
+            let package = plugin.pool.version().package.clone();
+            Status {
+                plugin: name.clone(),
+                version: package.manifest.version.to_string(),
+                digest: package.digest,
+                directory: plugin.directory.clone(),
+                tallies: plugin.pool.tallies(),
+                last_error: plugin.pool.last_error(),
+            }
+        };
+        self.inner.lock().plugins.iter().map(status).collect()
+    }
+
+    /// Delivers no more: what waits, and whatever is dispatched from now on, ends as [`Ending::Left`].
+    pub fn begin_to_close(&self) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut registry = self.inner.lock();
+        registry.closing = true;
+        registry.plugins.values().for_each(|plugin| plugin.pool.begin_to_close(Ending::Left));
+    }
+
+    /// Ends all plugins: they finish what they are at within `grace`, and what waits ends as [`Ending::Left`].
+    pub fn close(&self, grace: Duration) {
+        let end = Instant::now() + grace;
+        self.begin_to_close();
+        let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may be waiting for a plugin to get ready, which it ends itself then.
+        while watching.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
+        let plugins = std::mem::take(&mut self.inner.lock().plugins);
+        plugins.values().for_each(|plugin| plugin.pool.close(end));
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.close(Duration::ZERO);
+    }
+}
+
+impl Pending {
+    /// Waits until every plugin is done with the event, or has given it up. Nobody heard it: none. Ends within
+    /// the deliveries' deadlines and waits, and [`Policy::patience`].
+    pub fn wait(mut self) -> Vec<Outcome> {
+        let left = self.expected.saturating_sub(self.arrived.len());
+        self.arrived.extend(self.outcomes.iter().take(left));
+        self.arrived
+    }
+
+    /// Whether [`Pending::wait`] would return at once.
+    pub fn is_done(&mut self) -> bool {
+        self.arrived.extend(self.outcomes.try_iter());
+        self.arrived.len() >= self.expected
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, report: Report) {
+        (self.report)(report);
+    }
+
+    /// Loads what is new or has changed since `seen`, and removes what is gone.
+    fn look(&self, seen: &mut BTreeMap<PathBuf, u64>) {
+        let directory = &self.options.directory;
+        let packages = match packages(directory) {
+            Ok(packages) => packages,
+            Err(error) => {
+                let error = error.to_string();
+                return self.tell(Report::DirectoryFailed { directory: directory.clone(), error });
+            }
+        };
+        let gone: Vec<_> = self
+            .lock()
+            .plugins
+            .iter()
+            .filter(|(_, plugin)| !packages.contains(&plugin.directory))
+            .map(|(name, _)| name.clone())
+            .collect();
+        gone.iter().for_each(|name| self.remove(name));
+        seen.retain(|path, _| packages.contains(path));
+        for package in packages {
+            if self.lock().closing {
+                return;
+            }
+            // One that cannot be looked through is loaded nevertheless, which says why not.
+            let before = fingerprint(&package).ok();
+            if before.is_some() && before == seen.get(&package).copied() {
+                continue;
+            }
+            let loaded = self.load(&package);
+            // One that is as it should be and did not start may do so at the next look.
+            let is_final = !matches!(loaded, Err(Refusal::NotStarted(_)));
+            if let Err(Refusal::Unfit(error) | Refusal::NotStarted(error)) = loaded {
+                self.tell(Report::Refused { package: package.clone(), error });
+            }
+            // Changed while it was read: the change has woken the watch, and it is looked at again.
+            seen.remove(&package);
+            let is_same = |before: &u64| is_final && fingerprint(&package).ok() == Some(*before);
+            if let Some(before) = before.filter(is_same) {
+                seen.insert(package, before);
+            }
+        }
+        self.prune();
+    }
+
+    fn load(&self, directory: &Path) -> Result<(), Refusal> {
+        let unfit = |fault: PackageFault| Refusal::Unfit(fault.to_string());
+        let package =
+            Package::stage(directory, &self.options.store, self.options.require_signature).map_err(unfit)?;
+        let launch =
+            Launch::plan(&package, &self.options.host).map_err(|fault| Refusal::Unfit(fault.to_string()))?;
+        let name = package.manifest.name.clone();
+        let (version, notes) = (package.manifest.version.to_string(), notes(&package.manifest.permissions));
+        let old_name = self.name_of(directory).filter(|old| *old != name);
+        let registry = self.lock();
+        let existing =
+            registry.plugins.get(&name).map(|plugin| (Arc::clone(&plugin.pool), plugin.directory.clone()));
+        drop(registry);
+        match existing {
+            Some((_, other)) if other != directory => {
+                return Err(Refusal::Unfit(format!(
+                    "{}: {} is a plugin named {name:?} already: rename one",
+                    directory.display(),
+                    other.display()
+                )));
+            }
+            Some((pool, _)) if pool.version().package.digest == package.digest => return Ok(()),
+            Some((pool, _)) => self.swap(&pool, Version { package, launch }, version, notes),
+            None => {
+                let pool = Pool::open(Version { package, launch }, self.options.policy, self.outside())
+                    .map_err(|error| {
+                        Refusal::NotStarted(format!("{}: {name} did not start: {error}", directory.display()))
+                    })?;
+                let mut registry = self.lock();
+                if registry.closing {
+                    drop(registry);
+                    pool.begin_to_close(Ending::Left);
+                    pool.close(Instant::now());
+                    return Ok(());
+                }
+                pool.submit_first(registry.coldplug());
+                let plugin = Plugin { pool: Arc::new(pool), directory: directory.to_owned(), previous: None };
+                registry.plugins.insert(name.clone(), plugin);
+                drop(registry);
+                self.tell(Report::Loaded { plugin: name, version, notes });
+            }
+        }
+        old_name.iter().for_each(|old| self.remove(old));
+        Ok(())
+    }
+
+    fn outside(&self) -> Outside {
+        Outside { report: Arc::clone(&self.report), gate: Arc::clone(&self.options.gate) }
+    }
+
+    fn swap(&self, pool: &Pool, new: Version, version: String, notes: Vec<String>) {
+        let (plugin, previous) = (new.package.manifest.name.clone(), pool.version().package.root.clone());
+        match pool.swap(new) {
+            Ok(()) => {
+                let mut registry = self.lock();
+                pool.submit_first(registry.coldplug());
+                if let Some(plugin) = registry.plugins.get_mut(&plugin) {
+                    plugin.previous = Some(previous);
+                }
+                drop(registry);
+                self.tell(Report::Swapped { plugin, version, notes });
+            }
+            Err(error) => self.tell(Report::RolledBack { plugin, version, error }),
+        }
+    }
+
+    fn name_of(&self, directory: &Path) -> Option<String> {
+        let registry = self.lock();
+        registry
+            .plugins
+            .iter()
+            .find(|(_, plugin)| plugin.directory == directory)
+            .map(|(name, _)| name.clone())
+    }
+
+    fn remove(&self, name: &str) {
+        let removed = self.lock().plugins.remove(name);
+        if let Some(plugin) = removed {
+            let deadlines = self.options.policy.deadlines;
+            plugin.pool.begin_to_close(Ending::Removed);
+            plugin.pool.close(Instant::now() + deadlines.event + deadlines.shutdown);
+            self.tell(Report::Removed { plugin: name.to_owned() });
+        }
+    }
+
+    /// Removes the copies that nobody runs any more. What cannot be removed now can be at the next change.
+    fn prune(&self) {
+        let registry = self.lock();
+        let used = |plugin: &Plugin| {
+            [Some(plugin.pool.version().package.root.clone()), plugin.previous.clone()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+        };
+        let used: Vec<PathBuf> = registry.plugins.values().flat_map(used).collect();
+        drop(registry);
+        let Ok(copies) = fs::canonicalize(&self.options.store).and_then(fs::read_dir) else { return };
+        for copy in copies.flatten().map(|entry| entry.path()).filter(|path| !used.contains(path)) {
+            let _ = fs::remove_dir_all(copy);
+        }
+    }
+}
+
+impl Registry {
+    fn note(&mut self, event: &Arc<Event>) {
+        let key = (event.producer.clone(), event.device.device_id.clone());
+        match event.action {
+            Action::Attach if self.connected.len() < CONNECTED_MAX || self.connected.contains_key(&key) => {
+                self.connected.insert(key, Arc::clone(event));
+            }
+            Action::Attach => {}
+            Action::Detach => drop(self.connected.remove(&key)),
+        }
+    }
+
+    /// What a plugin that starts hears first, hubs before what is behind them.
+    fn coldplug(&self) -> impl Iterator<Item = Arc<Event>> {
+        let mut events: Vec<_> = self.connected.values().cloned().collect();
+        let place = |event: &Event| (event.seq, event.device.port());
+        events.sort_by(|a, b| (&a.producer, place(a)).cmp(&(&b.producer, place(b))));
+        events.into_iter().map(|event| Arc::new(Event { reason: Reason::Coldplug, ..Event::clone(&event) }))
+    }
+}
+
+/// The directories in `directory`. Links are not followed.
+fn packages(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut packages = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && entry.file_type()?.is_dir() {
+            packages.push(entry.path());
+        }
+    }
+    packages.sort();
+    Ok(packages)
+}
+
+fn empty(store: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(store) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::create_dir_all(store)?;
+    fs::set_permissions(store, fs::Permissions::from_mode(0o755))
+}
+
+/// What an administrator should know of a plugin's permissions.
+pub fn notes(permissions: &Permissions) -> Vec<String> {
+    let abi = landlock_abi();
+    let mut notes = Vec::new();
+    if !permissions.usb.listed {
+        notes.push("hears of no device: permissions.usb lists none".to_owned());
+    }
+    if !permissions.tcp_ports.is_empty() {
+        let ports = &permissions.tcp_ports;
+        notes.push(match abi {
+            ABI_TCP.. => format!("may connect to any host on the TCP ports {ports:?}, and use UDP"),
+            _ => format!(
+                "may use the network: this kernel (Landlock ABI {abi}) cannot limit it to the ports {ports:?}"
+            ),
+        });
+    }
+    if abi == 0 {
+        notes.push(
+            "runs without Landlock, which this kernel does not offer: it reads and writes what its user may"
+                .to_owned(),
+        );
+    }
+    notes
+}

@@ -1,0 +1,313 @@
+//! A thread of a pool: takes events from the queue, one at a time, and hands them to its worker.
+
+use std::io::{PipeReader, Read};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use autoweave_usb_device::{Action, Device};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::queue::Job;
+use super::{Candidate, Connection, Ending, Shared, State, Version};
+use crate::breaker::{Breaker, doubled};
+use crate::protocol::Verdict;
+use crate::report::Report;
+use crate::worker::{Idle, Worker, WorkerFault};
+
+/// Before an event is delivered a second time; doubled each time.
+const AGAIN_FIRST: Duration = Duration::from_millis(100);
+
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks at a gate that is shut.
+const GATE_PAUSE: Duration = Duration::from_millis(100);
+
+/// A worker and what it was started for.
+struct Running {
+    worker: Worker,
+    version: Arc<Version>,
+    /// The device whose node it may open.
+    device: Option<Connection>,
+}
+
+/// What a slot does next.
+enum Step {
+    Deliver(Job, Arc<Version>),
+    Try(Candidate),
+    /// The worker is of an old version, or its plugin has fewer slots now.
+    Retire,
+    Wait(Option<Instant>),
+    Close,
+}
+
+pub(super) fn run(shared: &Shared, slot: usize, waker: &PipeReader) {
+    let mut slot = Slot { shared, index: slot, waker, running: None, crashed: false };
+    loop {
+        match slot.next() {
+            Step::Deliver(job, version) => slot.handle(job, version),
+            Step::Try(candidate) => slot.try_version(candidate),
+            Step::Retire => slot.retire(),
+            Step::Wait(until) => slot.wait(until),
+            Step::Close => {
+                slot.retire();
+                shared.lock().slots_left -= 1;
+                return shared.room.notify_all();
+            }
+        }
+    }
+}
+
+struct Slot<'a> {
+    shared: &'a Shared,
+    index: usize,
+    waker: &'a PipeReader,
+    running: Option<Running>,
+    /// Whether the last worker crashed.
+    crashed: bool,
+}
+
+impl Slot<'_> {
+    fn next(&mut self) -> Step {
+        let (now, mut state) = (Instant::now(), self.shared.lock());
+        if state.closing.is_some() {
+            return Step::Close;
+        }
+        if let Some(candidate) = state.candidate.take_if(|_| self.index == 0) {
+            return Step::Try(candidate);
+        }
+        let is_old =
+            self.running.as_ref().is_some_and(|running| !Arc::ptr_eq(&running.version, &state.version));
+        if self.index >= state.version.slots() {
+            return if self.running.is_some() { Step::Retire } else { Step::Wait(None) };
+        }
+        if is_old {
+            return Step::Retire;
+        }
+        self.give_up_the_impatient(&mut state, now);
+        let may_start = state.breaker.not_before().is_none_or(|time| time <= now);
+        if self.running.is_none() && !may_start {
+            let patience = state.queue.patience().filter(|_| state.breaker.is_open());
+            return Step::Wait(state.breaker.not_before().into_iter().chain(patience).min());
+        }
+        if !(self.shared.outside.gate)() {
+            return Step::Wait(Some(now + GATE_PAUSE));
+        }
+        match state.take(self.index, now) {
+            Some(job) => {
+                let (version, more) = (Arc::clone(&state.version), state.queue.len() > 0);
+                drop(state);
+                if more {
+                    self.shared.wake_one();
+                }
+                Step::Deliver(job, version)
+            }
+            None => Step::Wait(state.queue.next_time()),
+        }
+    }
+
+    /// While the circuit is open, events wait for it only so long.
+    fn give_up_the_impatient(&self, state: &mut State, now: Instant) {
+        if !state.breaker.is_open() {
+            return;
+        }
+        let impatient = state.queue.remove(|job| job.patience <= now);
+        state.tallies.given_up += impatient.len() as u64;
+        for job in impatient {
+            let error = format!("the plugin crashed too often, the last time: {}", state.last_error);
+            self.shared.answer(&job, Ending::GaveUp { error });
+        }
+        self.shared.room.notify_all();
+    }
+
+    fn handle(&mut self, job: Job, version: Arc<Version>) {
+        self.shared.room.notify_all();
+        if !version.hears(&job.event) {
+            self.finish(&job, Ending::Done);
+            return;
+        }
+        if let Err(fault) = self.have_worker(&job.event.device, version) {
+            self.crash(&fault);
+            return self.put_back(job);
+        }
+        let Some(running) = &mut self.running else { return self.put_back(job) };
+        let begun = Instant::now();
+        match running.worker.deliver(&job.event, job.delivery) {
+            Ok(verdict) => {
+                let mut state = self.shared.lock();
+                state.tallies.durations.add(begun.elapsed());
+                let was_open = state.breaker.worked();
+                drop(state);
+                if was_open {
+                    self.shared.tell(Report::CircuitClosed { plugin: self.shared.name.clone() });
+                }
+                self.judge(job, verdict);
+            }
+            Err(fault) => {
+                self.running = None;
+                self.crash(&fault);
+                self.judge(job, Verdict::Failed { error: fault.to_string(), retry: true });
+            }
+        }
+    }
+
+    fn judge(&mut self, job: Job, verdict: Verdict) {
+        let Verdict::Failed { error, retry } = verdict else {
+            let leaves = job.event.action == Action::Detach && self.opens();
+            self.finish(&job, Ending::Done);
+            if leaves {
+                self.retire();
+            }
+            return;
+        };
+        self.shared.lock().tallies.failed += 1;
+        let is_last = !retry || job.delivery >= self.shared.policy.deliveries_max;
+        // A worker that was killed at the close says nothing of the event.
+        if is_last && self.shared.lock().closing.is_none() {
+            return self.finish(&job, Ending::GaveUp { error });
+        }
+        let wait = doubled(AGAIN_FIRST, job.delivery - 1, AGAIN_MAX);
+        let not_before = Some(Instant::now() + wait);
+        self.put_back(Job { delivery: job.delivery + 1, not_before, ..job });
+    }
+
+    fn finish(&self, job: &Job, ending: Ending) {
+        let mut state = self.shared.lock();
+        match ending {
+            Ending::Done => state.tallies.done += 1,
+            _ => state.tallies.given_up += 1,
+        }
+        state.queue.finished(self.index);
+        drop(state);
+        self.shared.answer(job, ending);
+        // Its device's next event may be another slot's to take.
+        self.shared.wake_one();
+    }
+
+    fn put_back(&self, job: Job) {
+        let mut state = self.shared.lock();
+        state.queue.finished(self.index);
+        match state.closing.clone() {
+            Some(ending) => self.shared.answer(&job, ending),
+            None => state.queue.push_first(vec![job]),
+        }
+        drop(state);
+        // One that is free may be the first to have time for it.
+        self.shared.wake_all();
+    }
+
+    /// The version's worker, with the device's node if the plugin opens devices.
+    fn have_worker(&mut self, device: &Device, version: Arc<Version>) -> Result<(), WorkerFault> {
+        let opens = version.package.manifest.permissions.usb.open.then(|| connection(device));
+        let fits = |running: &Running| Arc::ptr_eq(&running.version, &version) && running.device == opens;
+        if self.running.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        self.retire();
+        let running = self.start(version, opens.map(|opens| (opens, node(device))))?;
+        self.take_over(running);
+        Ok(())
+    }
+
+    fn start(
+        &mut self,
+        version: Arc<Version>,
+        device: Option<(Connection, PathBuf)>,
+    ) -> Result<Running, WorkerFault> {
+        let (report, plugin) = (Arc::clone(&self.shared.outside.report), self.shared.name.clone());
+        let sink = Box::new(move |line| report(Report::Log { plugin: plugin.clone(), line }));
+        let launch = match &device {
+            Some((_, node)) => version.launch.with_device(node.clone()),
+            None => version.launch.clone(),
+        };
+        let worker = Worker::start(&launch, self.shared.policy.deadlines, sink)?;
+        Ok(Running { worker, version, device: device.map(|(connection, _)| connection) })
+    }
+
+    fn take_over(&mut self, running: Running) {
+        let (plugin, process) = (self.shared.name.clone(), running.worker.id());
+        self.shared.tell(Report::Started { plugin, process, restart: std::mem::take(&mut self.crashed) });
+        let mut state = self.shared.lock();
+        state.workers[self.index] = running.worker.killer().ok();
+        state.devices[self.index].clone_from(&running.device);
+        drop(state);
+        self.running = Some(running);
+    }
+
+    fn try_version(&mut self, candidate: Candidate) {
+        let Candidate { version, reply } = candidate;
+        let result = self.start(Arc::clone(&version), None).map(|running| {
+            self.retire();
+            self.take_over(running);
+            let mut state = self.shared.lock();
+            state.version = version;
+            state.breaker = Breaker::default();
+            drop(state);
+            self.shared.wake_all();
+        });
+        // Who asked may not want to know any more.
+        let _ = reply.send(result.map_err(|fault| fault.to_string()));
+    }
+
+    /// Ends the worker as it should be ended.
+    fn retire(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let ended = running.worker.shut_down();
+        self.shared.lock().forget_worker(self.index);
+        if let Err(fault) = ended {
+            let (plugin, error) = (self.shared.name.clone(), fault.to_string());
+            self.shared.tell(Report::ShutdownFailed { plugin, error });
+        }
+    }
+
+    fn crash(&mut self, fault: &WorkerFault) {
+        let (plugin, error, now) = (self.shared.name.clone(), fault.to_string(), Instant::now());
+        self.crashed = true;
+        let mut state = self.shared.lock();
+        state.forget_worker(self.index);
+        state.tallies.crashes += 1;
+        state.last_error.clone_from(&error);
+        let wait = state.breaker.crashed(now) - now;
+        let opened = state.breaker.is_open();
+        drop(state);
+        self.shared.tell(if opened {
+            Report::CircuitOpened { plugin, error, wait }
+        } else {
+            Report::Crashed { plugin, error, wait }
+        });
+    }
+
+    /// Waits for work, for `until`, or for the worker's end.
+    fn wait(&mut self, until: Option<Instant>) {
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        if let Some(running) = &mut self.running {
+            if let Idle::Ended(fault) = running.worker.idle(self.waker.as_fd(), timeout) {
+                self.running = None;
+                self.crash(&fault);
+            }
+        } else {
+            let milliseconds = timeout.map(|timeout| timeout.as_micros().div_ceil(1000));
+            let timeout = milliseconds
+                .map_or(PollTimeout::NONE, |ms| PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX));
+            // An interrupted wait is an early end of it, and allowed.
+            let _ = poll(&mut [PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)], timeout);
+        }
+        // Whatever is in it: one look at the queue is enough for all.
+        let mut waker = self.waker;
+        let _ = waker.read(&mut [0; 64]);
+    }
+
+    fn opens(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.device.is_some())
+    }
+}
+
+pub(super) fn connection(device: &Device) -> Connection {
+    (device.device_id.clone(), device.device_address)
+}
+
+/// `drivers/usb/core/usb.c`, `usb_devnode`.
+fn node(device: &Device) -> PathBuf {
+    format!("/dev/bus/usb/{:03}/{:03}", device.bus_number, device.device_address).into()
+}

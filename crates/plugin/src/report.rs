@@ -1,0 +1,40 @@
+//! What a loader tells while it runs: for the log, the metrics and `/health`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::worker::LogLine;
+
+/// Takes what a loader tells. Called from its threads, which wait meanwhile.
+pub type Sink = Arc<dyn Fn(Report) + Send + Sync>;
+
+/// Something that happened.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the fields are named by what they are of")]
+pub enum Report {
+    /// A plugin is there and ready. `notes` say what its permissions come to, for the log.
+    Loaded { plugin: String, version: String, notes: Vec<String> },
+    /// Another version of a plugin took its place.
+    Swapped { plugin: String, version: String, notes: Vec<String> },
+    /// A new version did not become ready: the one before goes on.
+    RolledBack { plugin: String, version: String, error: String },
+    /// A directory is no plugin that can be run. One that was loaded from it before goes on.
+    Refused { package: PathBuf, error: String },
+    /// A plugin's directory is gone, and so is the plugin.
+    Removed { plugin: String },
+    /// A plugin's line for the log.
+    Log { plugin: String, line: LogLine },
+    /// A worker is ready; `restart` tells whether one crashed before.
+    Started { plugin: String, process: u32, restart: bool },
+    /// A worker crashed, hung or broke the protocol; the next is started after `wait`.
+    Crashed { plugin: String, error: String, wait: Duration },
+    /// It crashed too often in a row: nothing is started for `wait`, and events wait.
+    CircuitOpened { plugin: String, error: String, wait: Duration },
+    /// It answered again.
+    CircuitClosed { plugin: String },
+    /// It did not end as it was asked to.
+    ShutdownFailed { plugin: String, error: String },
+    /// The plugin directory cannot be watched or read; it is tried again.
+    DirectoryFailed { directory: PathBuf, error: String },
+}

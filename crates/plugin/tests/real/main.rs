@@ -1,0 +1,9 @@
+//! Real packages, real processes, a real sandbox.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod escape;
+mod examples;
+mod loader;
+mod support;
+mod worker;

@@ -1,0 +1,7 @@
+//! Plugins: what the daemon tells them, from its journal and from Redis, whoever is killed meanwhile.
+
+mod bed;
+mod commands;
+mod escape;
+mod from_journal;
+mod from_redis;
