@@ -162,8 +162,12 @@ fn may_upgrade(common: &Common, arguments: &Run) -> bool {
 fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
     let Some(address) = config.monitoring.http else { return Ok(None) };
     let listener = Listener::bind(address).map_err(Failure::unavailable)?;
-    let server =
-        Server::start(stamp::host(config.host.as_ref()), listener, monitor.clone(), directory.to_owned());
+    let host = stamp::host(config.host.as_ref());
+    let token = config.monitoring.token.clone();
+    if token.is_none() && !address.ip().is_loopback() {
+        warn!("HTTP tells anyone who reaches {address} what is connected: set monitoring.token");
+    }
+    let server = Server::start(host, token, listener, monitor.clone(), directory.to_owned());
     server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
 }
 
@@ -219,7 +223,7 @@ impl Daemon {
         }
         let last_seq = self.pipeline.journal().last_seq();
         if let Some(server) = &self.server {
-            info!("HTTP on http://{}; see /health, /metrics and /api/v1/devices", server.address());
+            info!("HTTP on http://{}; open it in a browser, or see /health and /metrics", server.address());
         }
         info!("the log is in {}, last event {last_seq}; see `autoweave-usbd events`", directory.display());
     }
