@@ -7,6 +7,7 @@
 
 mod backlog;
 mod bad_input;
+mod browser;
 mod check_journal;
 mod cli;
 mod containers;
@@ -24,6 +25,7 @@ mod kill_points;
 mod libusb;
 mod notify;
 mod nusb;
+mod page;
 mod policy;
 mod poll;
 mod program;
