@@ -27,6 +27,7 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 pub fn install() -> Result<(), String> {
     let directory = target_directory()?.join("test-tools");
     or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
+    or_skip("the tests with Prometheus", need_bare("promtool", "prometheus"))?;
     let browser =
         need_bare("chromium", "chromium").and_then(|()| need_bare("chromedriver", "chromium-driver"));
     or_skip("the tests of the page in a browser", browser)?;

@@ -31,6 +31,12 @@ pub fn axe() -> Option<String> {
     fs::read_to_string(script).ok().or_else(|| skip("the npm package axe-core"))
 }
 
+/// Whether there are `prometheus` and its `promtool`.
+pub fn has_prometheus() -> bool {
+    let mut both = ["prometheus", "promtool"].map(Command::new);
+    both.iter_mut().all(starts) || skip::<()>("prometheus").is_some()
+}
+
 /// Where tests leave what people may want to look at: `target/page`.
 pub fn pictures() -> PathBuf {
     directory().with_file_name("page")

@@ -29,6 +29,7 @@ mod page;
 mod policy;
 mod poll;
 mod program;
+mod prometheus;
 mod reading;
 mod redis;
 mod redis_cut;
