@@ -1,5 +1,6 @@
 //! A real browser on the bus's loopback, driven as WebDriver has it (<https://www.w3.org/TR/webdriver2/>).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::thread;
@@ -49,7 +50,7 @@ pub struct Browser {
     runtime: Runtime,
     client: Client,
     axe: String,
-    _driver: Running,
+    driver: Running,
     _profile: TempDir,
 }
 
@@ -68,7 +69,7 @@ impl Browser {
         builder.capabilities(capabilities(screen, &profile));
         let address = format!("http://127.0.0.1:{DRIVER_PORT}");
         let client = runtime.block_on(builder.connect(&address)).unwrap();
-        Some(Self { runtime, client, axe, _driver: driver, _profile: profile })
+        Some(Self { runtime, client, axe, driver, _profile: profile })
     }
 
     pub fn open(&self, url: &str) {
@@ -126,6 +127,14 @@ impl Browser {
             .collect()
     }
 
+    /// What the page has taken of the processors so far, on all its threads: unlike time, the same on a busy machine.
+    pub fn processor_time(&self) -> Duration {
+        let ticks: u64 =
+            descendants(self.driver.pid()).into_iter().filter(|pid| is_renderer(*pid)).map(ticks).sum();
+        // sysconf(_SC_CLK_TCK) is 100 wherever Linux runs.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Leaves a picture in `target/page`.
     pub fn picture(&self, name: &str) {
         let png = self.runtime.block_on(self.client.screenshot()).unwrap();
@@ -139,6 +148,36 @@ impl Drop for Browser {
         // The driver's end would leave the browser running.
         let _ = self.runtime.block_on(self.client.clone().close());
     }
+}
+
+fn descendants(ancestor: u32) -> Vec<u32> {
+    let pids =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let parents: BTreeMap<u32, u64> = pids.filter_map(|pid| Some((pid, *stat(pid)?.get(1)?))).collect();
+    let is_below = |mut pid: u32| loop {
+        match parents.get(&pid).and_then(|parent| u32::try_from(*parent).ok()) {
+            Some(parent) if parent == ancestor => return true,
+            Some(parent) => pid = parent,
+            None => return false,
+        }
+    };
+    parents.keys().copied().filter(|pid| is_below(*pid)).collect()
+}
+
+fn is_renderer(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("--type=renderer"))
+}
+
+/// utime and stime.
+fn ticks(pid: u32) -> u64 {
+    stat(pid).map_or(0, |fields| fields[11] + fields[12])
+}
+
+/// The fields after the name, 0 for those that are no numbers (proc(5), "/proc/pid/stat").
+fn stat(pid: u32) -> Option<Vec<u64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = text.rsplit_once(") ")?;
+    Some(fields.split(' ').map(|field| field.parse().unwrap_or(0)).collect())
 }
 
 fn capabilities(screen: Screen, profile: &TempDir) -> Capabilities {

@@ -79,7 +79,7 @@ export class LatencyChart {
     this.#grid.setAttribute("d", grid);
     this.#half.setAttribute("d", line("half"));
     this.#most.setAttribute("d", line("most"));
-    setText(byId("latency-now"), overall === null ? "no event yet" : duration(overall.most));
+    setText(byId("latency-now"), overall === null ? "none yet" : duration(overall.most));
     setText(byId("latency-top"), decade(high));
     setText(byId("latency-bottom"), decade(low));
     this.#svg.setAttribute("aria-label", overall === null ? "Latency: no event yet"

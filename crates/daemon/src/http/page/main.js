@@ -12,7 +12,7 @@ import { Tree, offerClasses } from "./tree.js";
 import { number } from "./words.js";
 
 /** However fast events come, the page is drawn this often at most. */
-const FRAME_MS = 100;
+const FRAME_MS = 200;
 
 const RATE_MS = 1000;
 
