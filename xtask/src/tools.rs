@@ -14,7 +14,7 @@ const BACKPORTS: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyri
 const VALKEY: [&str; 2] = ["valkey-server", "valkey-tools"];
 
 /// What the tests use of npm.
-const NPM_PACKAGES: [&str; 2] = ["ioredis", "axe-core"];
+const NPM_PACKAGES: [&str; 3] = ["ioredis", "axe-core", "usb"];
 
 /// What npm is told to install, and in which versions.
 const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
@@ -25,14 +25,13 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// # Errors
 /// In CI, what cannot be installed and why.
 pub fn install() -> Result<(), String> {
-    let directory = target_directory()?.join("test-tools");
     or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
     or_skip("the tests with Prometheus", need_bare("promtool", "prometheus"))?;
     let browser =
         need_bare("chromium", "chromium").and_then(|()| need_bare("chromedriver", "chromium-driver"));
     or_skip("the tests of the page in a browser", browser)?;
-    or_skip("the tests with Valkey", valkey(&directory.join("valkey")))?;
-    or_skip("the tests with packages of npm", node(&directory.join("node")))
+    or_skip("the tests with Valkey", valkey(&target_directory()?.join("test-tools/valkey")))?;
+    or_skip("the tests with packages of npm", node().map(drop))
 }
 
 /// Builds the daemon with the feature `kill-points`, under another name: the one without is built beside it.
@@ -105,25 +104,31 @@ pub fn packages(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
 }
 
-fn node(directory: &Path) -> Result<(), String> {
+/// Installs Node's packages of the tests, and returns the directory that has `node_modules`.
+///
+/// # Errors
+/// They cannot be installed.
+pub fn node() -> Result<PathBuf, String> {
+    let directory = target_directory()?.join("test-tools/node");
     need("node", "nodejs")?;
     let wanted = Path::new("tests/node");
     let is_current = |name: &&str| {
         let read = |directory: &Path| fs::read(directory.join(name)).ok();
-        read(directory) == read(wanted)
+        read(&directory) == read(wanted)
     };
     let has = |package: &&str| directory.join("node_modules").join(package).is_dir();
     if NPM_FILES.iter().all(is_current) && NPM_PACKAGES.iter().all(has) {
-        return Ok(());
+        return Ok(directory);
     }
     need_bare("npm", "npm")?;
-    fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     for name in NPM_FILES {
         fs::copy(wanted.join(name), directory.join(name)).map_err(|error| format!("{name}: {error}"))?;
     }
     let mut npm = command(&["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    npm.current_dir(directory);
-    run(npm)
+    npm.current_dir(&directory);
+    run(npm)?;
+    Ok(directory)
 }
 
 /// A path as an argument.

@@ -11,8 +11,8 @@ use crate::failover::{
 };
 use crate::harness::{events, last_seq};
 use crate::invariants::headline;
+use crate::machine::Machine;
 use crate::program::{NOBODY, has_user};
-use crate::udev::Machine;
 
 const NOT_HEARD: &str = "poll instead of uevent: it has not been heard to hear anything yet";
 

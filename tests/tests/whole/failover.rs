@@ -19,7 +19,7 @@ use crate::flood::{Random, hub_and_others, plug_or_unplug};
 use crate::harness::{Daemon, QUICK, devices, events, last_seq};
 use crate::http::answer;
 use crate::invariants::{check, check_hubs, net, on_bus, places, text};
-use crate::udev::{Machine, bound_name};
+use crate::machine::{Machine, bound_name};
 
 const INTERVAL: (&str, &str) = ("AUTOWEAVE_USB__MONITORING__INTERVAL", "100");
 

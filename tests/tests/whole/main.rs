@@ -23,6 +23,7 @@ mod invariants;
 mod keeper;
 mod kill_points;
 mod libusb;
+mod machine;
 mod notify;
 mod nusb;
 mod page;

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{Daemon, devices, events};
 use crate::invariants::{check, check_hubs, net, on_bus, places, port};
+use crate::machine::Machine;
 use crate::program::{CALM, until_read};
-use crate::udev::Machine;
 
 /// Short enough for a poll not to be waited for, and unused by what listens: see [`CALM`].
 const POLL: (&str, &str) = ("AUTOWEAVE_USB__MONITORING__INTERVAL", "100");
