@@ -13,6 +13,9 @@ const BACKPORTS: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyri
 /// The packages of Valkey; the libraries they need are those of Debian's Redis.
 const VALKEY: [&str; 2] = ["valkey-server", "valkey-tools"];
 
+/// What the tests use of npm.
+const NPM_PACKAGES: [&str; 3] = ["ioredis", "axe-core", "usb"];
+
 /// What npm is told to install, and in which versions.
 const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 
@@ -23,8 +26,12 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// In CI, what cannot be installed and why.
 pub fn install() -> Result<(), String> {
     or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
+    or_skip("the tests with Prometheus", need_bare("promtool", "prometheus"))?;
+    let browser =
+        need_bare("chromium", "chromium").and_then(|()| need_bare("chromedriver", "chromium-driver"));
+    or_skip("the tests of the page in a browser", browser)?;
     or_skip("the tests with Valkey", valkey(&target_directory()?.join("test-tools/valkey")))?;
-    or_skip("the tests with a consumer in Node", node().map(drop))
+    or_skip("the tests with packages of npm", node().map(drop))
 }
 
 /// Builds the daemon with the feature `kill-points`, under another name: the one without is built beside it.
@@ -109,7 +116,8 @@ pub fn node() -> Result<PathBuf, String> {
         let read = |directory: &Path| fs::read(directory.join(name)).ok();
         read(&directory) == read(wanted)
     };
-    if NPM_FILES.iter().all(is_current) && directory.join("node_modules/usb").is_dir() {
+    let has = |package: &&str| directory.join("node_modules").join(package).is_dir();
+    if NPM_FILES.iter().all(is_current) && NPM_PACKAGES.iter().all(has) {
         return Ok(directory);
     }
     need_bare("npm", "npm")?;

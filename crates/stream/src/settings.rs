@@ -101,7 +101,8 @@ impl Secret {
         Self(text)
     }
 
-    pub(crate) fn expose(&self) -> &str {
+    /// The text, for where it has to be known.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }

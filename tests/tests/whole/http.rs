@@ -12,7 +12,11 @@ use crate::harness::{Daemon, PATIENCE, QUICK, StateDir, last_seq};
 const ADDRESS: &str = "127.0.0.1:8080";
 
 fn get(path: &str, headers: &str) -> TcpStream {
-    let address: SocketAddr = ADDRESS.parse().unwrap();
+    get_from(ADDRESS, path, headers)
+}
+
+fn get_from(address: &str, path: &str, headers: &str) -> TcpStream {
+    let address: SocketAddr = address.parse().unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.set_read_timeout(Some(PATIENCE)).unwrap();
     write!(client, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n").unwrap();
@@ -21,8 +25,13 @@ fn get(path: &str, headers: &str) -> TcpStream {
 
 /// The first line of an answer, and its body.
 pub fn answer(path: &str) -> (String, String) {
+    answer_of(ADDRESS, path)
+}
+
+/// [`answer`], of whoever listens on `address`.
+pub fn answer_of(address: &str, path: &str) -> (String, String) {
     let mut text = String::new();
-    get(path, "").read_to_string(&mut text).unwrap();
+    get_from(address, path, "").read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }

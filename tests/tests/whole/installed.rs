@@ -1,8 +1,8 @@
 //! What only some tests need and `cargo xtask test` installs beside what cargo builds.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
 use crate::redis_server::Program;
 
@@ -16,6 +16,30 @@ pub fn valkey() -> Option<Program> {
     let found = [in_directory(PathBuf::new()), in_directory(unpacked)];
     let starts = |program: &Program| starts(&mut Command::new(&program.server));
     found.into_iter().find(starts).or_else(|| skip("valkey-server"))
+}
+
+/// Chromium's driver, where there is a Chromium for it.
+pub fn chromedriver() -> Option<PathBuf> {
+    let found = PathBuf::from("chromedriver");
+    let mut both = [Command::new("chromium"), Command::new(&found)];
+    if both.iter_mut().all(starts) { Some(found) } else { skip("chromium or its driver") }
+}
+
+/// The script of the npm package axe-core.
+pub fn axe() -> Option<String> {
+    let script = directory().join("node/node_modules/axe-core/axe.min.js");
+    fs::read_to_string(script).ok().or_else(|| skip("the npm package axe-core"))
+}
+
+/// Whether there are `prometheus` and its `promtool`.
+pub fn has_prometheus() -> bool {
+    let mut both = ["prometheus", "promtool"].map(Command::new);
+    both.iter_mut().all(starts) || skip::<()>("prometheus").is_some()
+}
+
+/// Where tests leave what people may want to look at: `target/page`.
+pub fn pictures() -> PathBuf {
+    directory().with_file_name("page")
 }
 
 /// The directory `node_modules` with the npm package ioredis, for a `node` that is there.

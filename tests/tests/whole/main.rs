@@ -7,6 +7,7 @@
 
 mod backlog;
 mod bad_input;
+mod browser;
 mod check_journal;
 mod cli;
 mod containers;
@@ -25,10 +26,12 @@ mod libusb;
 mod machine;
 mod notify;
 mod nusb;
+mod page;
 mod plugins;
 mod policy;
 mod poll;
 mod program;
+mod prometheus;
 mod reading;
 mod redis;
 mod redis_cut;

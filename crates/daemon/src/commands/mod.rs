@@ -25,6 +25,8 @@ use autoweave_usb_source::{Kind, Options, Supervisor};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
 
+use tracing::warn;
+
 use crate::cli::{Arguments, Command, Common, Role};
 use crate::config::{self, Chain, Config, Loaded, SourceName};
 use crate::exit::Failure;
@@ -118,8 +120,12 @@ fn wants_uevents(config: &Config) -> bool {
 pub fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
     let Some(address) = config.monitoring.http else { return Ok(None) };
     let listener = Listener::bind(address).map_err(Failure::unavailable)?;
-    let server =
-        Server::start(stamp::host(config.host.as_ref()), listener, monitor.clone(), directory.to_owned());
+    let host = stamp::host(config.host.as_ref());
+    let token = config.monitoring.token.clone();
+    if token.is_none() && !address.ip().is_loopback() {
+        warn!("HTTP tells anyone who reaches {address} what is connected: set monitoring.token");
+    }
+    let server = Server::start(host, token, listener, monitor.clone(), directory.to_owned());
     server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
 }
 

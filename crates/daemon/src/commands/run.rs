@@ -259,7 +259,7 @@ impl Daemon {
         }
         let last_seq = self.pipeline.journal().last_seq();
         if let Some(server) = &self.server {
-            info!("HTTP on http://{}; see /health, /metrics and /api/v1/devices", server.address());
+            info!("HTTP on http://{}; open it in a browser, or see /health and /metrics", server.address());
         }
         info!("the log is in {}, last event {last_seq}; see `autoweave-usbd events`", directory.display());
     }

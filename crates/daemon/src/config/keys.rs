@@ -212,6 +212,15 @@ pub const KEYS: &[Key] = &[
         doc: "Address HTTP listens on. `0.0.0.0` or `::` for all.",
     },
     Key {
+        path: "monitoring.token",
+        kind: Kind::Token,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "What those who ask for devices and events have to show as `Authorization: Bearer TOKEN`; the dashboard \
+              page asks for it. `/health`, `/ready` and `/metrics` stay open to probes and Prometheus. Empty: nothing \
+              has to be shown.",
+    },
+    Key {
         path: "filters.vendor_whitelist",
         kind: Kind::Ids { max: 0xffff },
         default: "",

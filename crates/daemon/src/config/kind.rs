@@ -54,6 +54,8 @@ pub enum Kind {
     Path,
     /// A password.
     Secret,
+    /// What clients have to show.
+    Token,
     /// The path of a file that holds a password.
     SecretFile,
     /// A Redis URL.
@@ -80,6 +82,8 @@ pub enum Value {
     Text(String),
     /// [`Kind::Address`].
     Address(IpAddr),
+    /// [`Kind::Token`]; `None` when empty.
+    Token(Option<Secret>),
     /// [`Kind::Secret`] or [`Kind::SecretFile`]; `None` when empty.
     Password(Option<Password>),
     /// [`Kind::Url`]; `None` when empty.
@@ -106,6 +110,7 @@ impl Kind {
             Self::Address => "an IP address".to_owned(),
             Self::Path | Self::SecretFile => format!("a path of at most {PATH_BYTES_MAX} bytes"),
             Self::Secret => format!("a string of at most {SECRET_BYTES_MAX} bytes"),
+            Self::Token => format!("at most {TEXT_BYTES_MAX} ASCII characters without spaces"),
             Self::Url => "a URL `redis://…`, `rediss://…` or `unix://…`".to_owned(),
             Self::Ids { max } => format!("a list of integers from 0 to {max} or hex strings"),
             Self::Chain => {
@@ -138,6 +143,14 @@ impl Kind {
                 let secret = self.text(raw, SECRET_BYTES_MAX)?;
                 let secret = Some(secret).filter(|secret| !secret.is_empty()).map(Secret::new);
                 Ok(Value::Password(secret.map(Password::Inline)))
+            }
+            Self::Token => {
+                let token = self.text(raw, TEXT_BYTES_MAX)?;
+                // Others do not get through a header unchanged.
+                if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    return Err(format!("expected {}", self.expected()));
+                }
+                Ok(Value::Token(Some(token).filter(|token| !token.is_empty()).map(Secret::new)))
             }
             Self::SecretFile => {
                 let path = self.text(raw, PATH_BYTES_MAX)?;

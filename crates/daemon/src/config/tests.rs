@@ -58,6 +58,7 @@ fn defaults() -> Config {
         redis: None,
         monitoring: Monitoring {
             http: Some("127.0.0.1:8080".parse().unwrap()),
+            token: None,
             interval: Duration::from_millis(5000),
         },
         filters: Filters { vendor_whitelist: vec![], vendor_blacklist: vec![], device_class_filter: vec![] },
@@ -96,6 +97,7 @@ enabled = false
 interval = 250
 healthcheck_port = 0
 bind = "::1"
+token = "s3cret"
 [filters]
 vendor_whitelist = [1133, "0x046d", "046d", 7531]
 vendor_blacklist = ["0X05AC"]
@@ -142,7 +144,11 @@ fn every_key_reaches_the_config() {
             stream: "hot".to_owned(),
             max_len: 7,
         }),
-        monitoring: Monitoring { http: None, interval: Duration::from_millis(250) },
+        monitoring: Monitoring {
+            http: None,
+            token: Some(Secret::new("s3cret".to_owned())),
+            interval: Duration::from_millis(250),
+        },
         filters: Filters {
             vendor_whitelist: vec![0x046d, 7531],
             vendor_blacklist: vec![0x05ac],
@@ -274,6 +280,7 @@ fn wrong_types_say_what_is_expected() {
         ("monitoring.enabled", "1", "expected `true` or `false`, found an integer"),
         ("host", "true", "expected a string of at most 255 bytes, found a boolean"),
         ("host", "'''a\nb'''", "a control character (such as a line break) is not allowed"),
+        ("monitoring.token", "'two words'", "expected at most 255 ASCII characters without spaces"),
         ("monitoring.bind", "'localhost'", "expected an IP address such as `127.0.0.1`, `0.0.0.0` or `::1`"),
         ("journal.durability", "'powr'", "`powr` is not allowed, expected one of `power`, `process`"),
         (

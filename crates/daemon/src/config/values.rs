@@ -11,7 +11,7 @@ use super::keys::{KEYS, Key};
 use super::kind::{Raw, Value};
 use super::model::{
     Chain, Config, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel, Monitoring,
-    Password, Performance, Plugins, Redis, Source,
+    Password, Performance, Plugins, Redis, Secret, Source,
 };
 use super::redis_url::RedisUrl;
 
@@ -83,6 +83,7 @@ impl Values {
                         self.narrow("monitoring.healthcheck_port"),
                     )
                 }),
+                token: self.token("monitoring.token"),
                 interval: self.milliseconds("monitoring.interval"),
             },
             filters: Filters {
@@ -225,6 +226,13 @@ impl Values {
         match &self.values[path] {
             Value::Chain(value) => value.clone(),
             _ => unreachable!("{path} is a chain"),
+        }
+    }
+
+    fn token(&self, path: &str) -> Option<Secret> {
+        match &self.values[path] {
+            Value::Token(value) => value.clone(),
+            _ => unreachable!("{path} is a token"),
         }
     }
 

@@ -12,9 +12,11 @@ use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 use super::monitor::Monitor;
 use super::status::PluginStatus;
 
-/// Upper bounds of the histogram, in milliseconds.
-const BUCKETS_MS: [u64; 15] =
-    [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000];
+/// Upper bounds of the histogram, in microseconds: close to one another from 0.1 ms to 10 s, and two for outages.
+const BUCKETS_US: [u32; 18] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
 
 /// What is counted since the daemon started. Everything else in `/metrics` follows from the status and the
 /// device table.
@@ -32,7 +34,7 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Histogram {
     /// One more than there are bounds: the last is for what is slower than all of them.
-    buckets: [AtomicU64; BUCKETS_MS.len() + 1],
+    buckets: [AtomicU64; BUCKETS_US.len() + 1],
     sum_us: AtomicU64,
 }
 
@@ -71,7 +73,7 @@ impl Metrics {
     /// The stream acknowledged an event `elapsed` after it was observed.
     pub fn acknowledged(&self, elapsed: Duration) {
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BUCKETS_MS.partition_point(|bound| bound * 1_000 < micros);
+        let bucket = BUCKETS_US.partition_point(|bound| u64::from(*bound) < micros);
         self.processing.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.processing.sum_us.fetch_add(micros, Ordering::Relaxed);
     }
@@ -185,7 +187,8 @@ impl Histogram {
     fn render(&self, text: &mut Text) {
         let name = "usb_event_processing_duration_ms";
         text.family(name, "histogram", "From the observation of an event to its acknowledgement, in ms.");
-        let bounds = BUCKETS_MS.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        let in_ms = |bound: &u32| (f64::from(*bound) / 1_000.0).to_string();
+        let bounds = BUCKETS_US.iter().map(in_ms).chain(["+Inf".to_owned()]);
         let mut count = 0;
         for (bound, bucket) in bounds.zip(&self.buckets) {
             count += read(bucket);
@@ -225,8 +228,10 @@ mod tests {
         }
         let histogram = lines(&monitor, "usb_event_processing_duration_ms");
         let has = |line: &str| histogram.iter().any(|found| found == line);
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"0.1\"} 1"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_bucket{le=\"1\"} 2"), "{histogram:#?}");
-        assert!(has("usb_event_processing_duration_ms_bucket{le=\"2\"} 3"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"2.5\"} 3"), "{histogram:#?}");
+        assert!(has("usb_event_processing_duration_ms_bucket{le=\"10000\"} 3"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_bucket{le=\"60000\"} 4"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_bucket{le=\"+Inf\"} 5"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_sum 120002.002"), "{histogram:#?}");

@@ -15,6 +15,7 @@ mod ask;
 mod log;
 mod metrics;
 mod monitor;
+mod page;
 mod patient;
 mod problem;
 mod routes;
@@ -23,6 +24,7 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use ask::ask_health;
 pub use monitor::Monitor;

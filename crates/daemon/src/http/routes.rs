@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use autoweave_usb_stream::Secret;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -17,11 +18,11 @@ use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 
 use super::log::{Log, PAGE_ROWS};
-use super::metrics;
 use super::monitor::Monitor;
 use super::problem::Problem;
 use super::status::{Phase, Severity};
 use super::stream::{self, Follower, Live};
+use super::{metrics, page, token};
 
 /// Events a client gets if it does not say how many.
 const EVENTS_DEFAULT: usize = 100;
@@ -29,22 +30,13 @@ const EVENTS_DEFAULT: usize = 100;
 /// Events a client may ask for.
 const EVENTS_MAX: usize = 1000;
 
-const INDEX: &str = "\
-autoweave-usbd: what is connected to this machine's USB buses, and what was.
-
-GET /health                 how the daemon is; 503 when it does not do its job
-GET /ready                  200 from the first scan on until it stops
-GET /metrics                counters for Prometheus
-GET /api/v1/devices         what is connected now
-GET /api/v1/events          the log: ?since=SEQ (exclusive) &limit=N (1 to 1000, else 100)
-GET /api/v1/events/stream   the log as it grows, as server-sent events: ?since=SEQ or Last-Event-ID
-";
-
 /// What the handlers share.
 #[derive(Debug)]
 pub(super) struct App {
     /// The machine's name.
     pub(super) host: String,
+    /// What those who ask for devices and events have to know; `None`: nothing.
+    pub(super) token: Option<Secret>,
     pub(super) monitor: Arc<Monitor>,
     pub(super) log: Log,
     pub(super) live: watch::Receiver<Live>,
@@ -57,14 +49,16 @@ type Answer = Result<Response, Problem>;
 
 pub(super) fn router(app: App) -> Router {
     let app = Arc::new(app);
-    Router::new()
-        .route("/", get(|| async { INDEX }))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics_text))
+    let api = Router::new()
         .route("/api/v1/devices", get(devices))
         .route("/api/v1/events", get(events))
         .route("/api/v1/events/stream", get(events_stream))
+        .route_layer(map_request_with_state(app.clone(), know_token));
+    page::add_to(api)
+        // Open to all: who probes and who scrapes has no token, and neither learns what is connected.
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics_text))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_request_with_state(app.clone(), know_host))
@@ -189,6 +183,13 @@ async fn know_host(State(app): State<Arc<App>>, request: Request) -> Result<Requ
     }
 }
 
+async fn know_token(State(app): State<Arc<App>>, request: Request) -> Result<Request, Response> {
+    match &app.token {
+        Some(token) if !token::is_in(request.headers(), token) => Err(token::refusal()),
+        _ => Ok(request),
+    }
+}
+
 /// Whether `host`, with or without a port, is an address, `localhost` or `name`.
 fn is_ours(host: &HeaderValue, name: &str) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
@@ -206,7 +207,8 @@ async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let policy = "default-src 'none'; frame-ancestors 'none'";
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    // The page has one of its own.
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(policy);
     response
 }

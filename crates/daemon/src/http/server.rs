@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
+use autoweave_usb_stream::Secret;
 use axum::Router;
 use futures_util::future::{Either, select};
 use hyper::server::conn::http1;
@@ -121,23 +122,26 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Serves what `monitor` says, and the journal in `state_dir`, to those who ask for an address or for `host`.
+    /// Serves what `monitor` says, and the journal in `state_dir`, to those who ask for an address or for `host`;
+    /// devices and events only to those who know `token`, if there is one.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
     pub fn start(
         host: String,
+        token: Option<Secret>,
         listener: Listener,
         monitor: Arc<Monitor>,
         state_dir: PathBuf,
     ) -> io::Result<Self> {
-        Self::start_within(Limits::DEFAULT, host, listener, monitor, state_dir)
+        Self::start_within(Limits::DEFAULT, host, token, listener, monitor, state_dir)
     }
 
-    /// [`Self::start`] on a machine called `host`.
+    /// [`Self::start`], and clients may take what `limits` say.
     pub(super) fn start_within(
         limits: Limits,
         host: String,
+        token: Option<Secret>,
         Listener(listener): Listener,
         monitor: Arc<Monitor>,
         state_dir: PathBuf,
@@ -159,7 +163,7 @@ impl Server {
         let live_sender = watch::Sender::new(Live::default());
         let streams = Arc::new(Semaphore::new(limits.streams));
         let (log, live) = (Log::new(state_dir), live_sender.subscribe());
-        let app = App { host, monitor, log, live, streams, keep_alive: limits.keep_alive };
+        let app = App { host, token, monitor, log, live, streams, keep_alive: limits.keep_alive };
         let serve = move || run(runtime, listener, app, live_sender, limits, stopped);
         let thread = thread::Builder::new().name("http".to_owned()).spawn(serve)?;
         Ok(Self { address, stop, thread })

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Action, Device, Event, Port, PortPath, Reading, Reason, SourceName};
 use autoweave_usb_journal::{Commit, Durability, Journal, NewEvent, Options};
+use autoweave_usb_stream::Secret;
 use tempfile::TempDir;
 
 use super::super::server::Limits;
@@ -65,8 +66,14 @@ pub fn append(journal: &mut Journal, count: u64) -> u64 {
 }
 
 pub fn serve(limits: Limits, monitor: &Arc<Monitor>, dir: &Path) -> Server {
+    serve_for(None, limits, monitor, dir)
+}
+
+/// [`serve`], for those who know `token`.
+pub fn serve_for(token: Option<&str>, limits: Limits, monitor: &Arc<Monitor>, dir: &Path) -> Server {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    Server::start_within(limits, HOST.to_owned(), listener, monitor.clone(), dir.to_owned()).unwrap()
+    let token = token.map(|token| Secret::new(token.to_owned()));
+    Server::start_within(limits, HOST.to_owned(), token, listener, monitor.clone(), dir.to_owned()).unwrap()
 }
 
 impl Fixture {

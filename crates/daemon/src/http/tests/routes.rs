@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -5,9 +6,10 @@ use std::time::Duration;
 use autoweave_usb_device::SourceName;
 use serde_json::json;
 
+use super::super::server::Limits;
 use super::super::{Listener, Phase, Severity, ask_health};
 use super::client::Client;
-use super::fixture::{Fixture, PATIENCE, append, device, event};
+use super::fixture::{Fixture, PATIENCE, append, device, event, serve_for};
 
 fn seqs(body: &serde_json::Value) -> Vec<u64> {
     body["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
@@ -20,7 +22,7 @@ fn every_route_answers_with_its_type_and_safe_headers() {
     fixture.plug(3);
     let mut client = fixture.client();
     for (path, kind) in [
-        ("/", "text/plain; charset=utf-8"),
+        ("/", "text/html; charset=utf-8"),
         ("/health", "application/json"),
         ("/ready", "application/json"),
         ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
@@ -43,15 +45,73 @@ fn every_route_answers_with_its_type_and_safe_headers() {
     assert!(client.get("/health/", "").problem(404).contains("/health/"));
 }
 
+/// What the files of the page name as theirs: `from "./x.js"`, `src="/page/x.js"`, `href="/page/x.css"`.
+fn named(text: &str) -> Vec<String> {
+    let quoted = text.split(['"', '\'']).skip(1).step_by(2);
+    let path = |name: &str| match name.strip_prefix("./") {
+        Some(name) => format!("/page/{name}"),
+        None => name.to_owned(),
+    };
+    quoted.map(path).filter(|path| path.starts_with("/page/")).collect()
+}
+
 #[test]
-fn the_index_names_every_route() {
+fn the_page_is_whole_and_asks_nobody_else() {
     let fixture = Fixture::new();
-    let index = fixture.get("/").body;
-    for path in
-        ["/health", "/ready", "/metrics", "/api/v1/devices", "/api/v1/events", "/api/v1/events/stream"]
-    {
-        assert!(index.lines().any(|line| line.split(' ').nth(1) == Some(path)), "{path}");
+    let mut waiting = vec!["/".to_owned()];
+    let mut seen = BTreeSet::new();
+    while let Some(path) = waiting.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        let answer = fixture.get(&path);
+        assert_eq!(answer.status, 200, "{path}");
+        let policy = &answer.headers["content-security-policy"];
+        for part in ["default-src 'none'", "script-src 'self'", "require-trusted-types-for 'script'"] {
+            assert!(policy.split("; ").any(|found| found == part), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        // SVG is known by its URL, and sources of meanings may be named.
+        let others = answer.body.replace("http://www.w3.org/2000/svg", "").replace("(https://html.spec", "");
+        assert!(!others.contains("http://") && !others.contains("https://"), "{path}");
+        waiting.extend(named(&answer.body));
     }
+    assert!(seen.contains("/page/style.css") && seen.contains("/page/words.js"), "{seen:?}");
+    let index = fixture.get("/").body;
+    assert!(!index.contains("<style") && !index.contains(" style=") && !index.contains(" on"), "{index}");
+    let api = fixture.get("/api/v1/devices");
+    assert_eq!(api.headers["content-security-policy"], "default-src 'none'; frame-ancestors 'none'");
+}
+
+#[test]
+fn with_a_token_devices_and_events_are_for_those_who_know_it() {
+    let mut fixture = Fixture::new();
+    fixture.plug(1);
+    let server = serve_for(Some("s3cret"), Limits::DEFAULT, &fixture.monitor, fixture.dir.path());
+    let ask = |path: &str, headers: &str| Client::connect(server.address()).get(path, headers);
+    for path in ["/", "/page/main.js", "/health", "/metrics"] {
+        assert_eq!(ask(path, "").status, 200, "{path}");
+    }
+    for path in ["/api/v1/devices", "/api/v1/events", "/api/v1/events/stream"] {
+        for wrong in [
+            "",
+            "Authorization: Bearer s3cre\r\n",
+            "Authorization: Bearer s3cret2\r\n",
+            "Authorization: x\r\n",
+        ] {
+            let answer = ask(path, wrong);
+            assert!(answer.problem(401).contains("monitoring.token"), "{path} {wrong}");
+            assert_eq!(answer.headers["www-authenticate"], "Bearer");
+            assert!(!answer.body.contains("s3cret"));
+        }
+    }
+    for right in ["Authorization: Bearer s3cret\r\n", "authorization: bearer s3cret\r\n"] {
+        assert_eq!(ask("/api/v1/devices", right).status, 200);
+    }
+    let follower = Client::connect(server.address());
+    let path = "/api/v1/events/stream?since=0";
+    assert_eq!(follower.follow(path, "Authorization: Bearer s3cret\r\n").unwrap().message().unwrap().id, 1);
+    server.stop(PATIENCE);
 }
 
 #[test]
@@ -158,7 +218,7 @@ fn events_are_paged_without_a_gap() {
 
 #[test]
 fn a_position_that_is_not_in_the_log_is_gone() {
-    let mut fixture = Fixture::with(super::super::server::Limits::DEFAULT, 10);
+    let mut fixture = Fixture::with(Limits::DEFAULT, 10);
     for _ in 0..30 {
         append(&mut fixture.journal, 1);
     }
@@ -201,8 +261,7 @@ fn without_a_journal_the_rest_answers_still() {
     let monitor = std::sync::Arc::new(super::super::Monitor::new(super::super::Status::new(
         super::super::StreamKind::Embedded,
     )));
-    let server =
-        super::fixture::serve(super::super::server::Limits::DEFAULT, &monitor, &dir.path().join("none"));
+    let server = super::fixture::serve(Limits::DEFAULT, &monitor, &dir.path().join("none"));
     let mut client = Client::connect(server.address());
     assert!(client.get("/api/v1/events", "").problem(503).contains("there is no journal"));
     assert_eq!(client.get("/health", "").status, 200);
