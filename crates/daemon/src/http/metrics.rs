@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 
 use super::monitor::Monitor;
-use super::status::PluginStatus;
+use super::status::{PluginStatus, RESTING};
 
 /// Upper bounds of the histogram, in microseconds: close to one another from 0.1 ms to 10 s, and two for outages.
 const BUCKETS_US: [u32; 18] = [
@@ -148,6 +148,11 @@ fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
     text.family("plugin_restarts_total", "counter", "Workers that crashed, hung or broke the protocol.");
     for plugin in plugins {
         text.sample("plugin_restarts_total", &format!("{{plugin=\"{}\"}}", plugin.name), plugin.crashes);
+    }
+    text.family("plugin_breaker_open", "gauge", "1 for a plugin that crashed too often and rests.");
+    for plugin in plugins {
+        let is_open = u8::from(plugin.state == RESTING);
+        text.sample("plugin_breaker_open", &format!("{{plugin=\"{}\"}}", plugin.name), is_open);
     }
     text.family("plugin_duration_ms", "histogram", "From an event's delivery to the plugin's answer, in ms.");
     for plugin in plugins {

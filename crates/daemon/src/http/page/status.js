@@ -66,14 +66,14 @@ function showPlugins(plugins, samples) {
   byId("plugins").hidden = plugins.length === 0;
   byId("plugin-list").replaceChildren(...plugins.map((plugin) => {
     const of = (name) => samples.filter((one) => one.name === name && one.labels.plugin === plugin.name);
-    const outcomes = of("plugin_events_total").map((one) => `${number(one.value)} ${one.labels.outcome}`);
+    const outcomes = of("plugin_events_total").map((one) => `${number(one.value)} ${one.labels.outcome.replace("_", " ")}`);
     const restarts = of("plugin_restarts_total").reduce((sum, one) => sum + one.value, 0);
-    const isOpen = plugin.breaker === "open";
+    const isOpen = plugin.state === "resting";
     return make("li", { "data-state": isOpen ? "open" : "closed" },
       icon("vendor"),
-      make("span", { class: "name" }, `${plugin.name} ${plugin.version ?? ""}`),
+      make("span", { class: "name" }, `${plugin.name} ${plugin.version}`),
       make("span", { class: "facts" }, [...outcomes, `${number(restarts)} restarts`].join(" · ")),
-      make("span", { class: "tag" }, isOpen ? "breaker open" : plugin.state ?? "running"));
+      make("span", { class: "tag" }, isOpen ? "breaker open" : plugin.state));
   }));
 }
 
