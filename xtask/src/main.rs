@@ -3,6 +3,7 @@
 mod bench;
 mod cross;
 mod fuzz;
+mod package;
 mod step;
 mod test;
 mod tidy;
@@ -32,6 +33,8 @@ enum Task {
     Bench(bench::Arguments),
     /// Checks the daemon for Linux, macOS and Windows, and runs the one for Windows under Wine.
     CrossCheck,
+    /// Builds the release binary for old systems, and a Debian package of it.
+    Package,
     /// Checks of style that no lint makes.
     Tidy,
 }
@@ -55,6 +58,7 @@ fn run(task: &Task) -> Result<(), String> {
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Bench(arguments) => bench::run(arguments),
         Task::CrossCheck => cross::run(),
+        Task::Package => package::run(),
         Task::Tidy => tidy::run(),
     }
 }
