@@ -6,15 +6,18 @@ use std::process::Command;
 use clap::Args;
 
 use crate::step::{command, need, release_binary, run as run_command, step, succeeds};
-use crate::{fuzz, tidy, tools};
+use crate::{fuzz, package, packaging, tidy, tools};
 
 /// Of `cargo xtask test`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Adds what takes long: more cycles in the whole-program tests, and 60 s of each fuzz target
+    /// Adds what takes long: more cycles in the whole-program tests, 60 s of each fuzz target, and `package-test`
     #[arg(long)]
     all: bool,
 }
+
+/// The tests of packages are looked at, too.
+const CLIPPY: &[&str] = &["--features", "autoweave-usb-tests/packages", "--", "-D", "warnings"];
 
 const FUZZ_SECONDS: u32 = 60;
 
@@ -35,17 +38,23 @@ the tests make mount and network namespaces, which they may not do here. Do one 
 pub fn run(arguments: &Arguments) -> Result<(), String> {
     // Asked before anything is built: the answer changes when our own executable is replaced.
     let daemon = release_binary("autoweave-usbd")?;
-    let mut privileges = None;
+    let (mut privileges, mut packaging) = (None, None);
     step("what the tests need", || {
         components()?;
         need("cc", "gcc")?;
         need("redis-server", "redis-server")?;
         need("openssl", "openssl")?;
         tools::install()?;
+        let tools = packaging::Tools::install();
+        tools::or_skip(
+            "the checks of units, Dockerfile, Compose file and chart",
+            tools.map(|tools| packaging = Some(tools)),
+        )?;
         privileges = Some(find_privileges()?);
         Ok(())
     })?;
     step("tidy", tidy::run)?;
+    packaging.map_or(Ok(()), |tools| tools.check())?;
     step("the daemon with kill points", tools::kill_points)?;
     let plan = Plan {
         long: arguments.all,
@@ -54,7 +63,14 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         nextest: succeeds(&["cargo", "nextest", "--version"]),
     };
     plan.commands().into_iter().try_for_each(run_command)?;
-    if arguments.all { fuzz::run_all(FUZZ_SECONDS) } else { Ok(()) }
+    if !arguments.all {
+        return Ok(());
+    }
+    match package::test::needs() {
+        Ok(()) => package::test::run()?,
+        error => tools::or_skip("the tests of packages", error)?,
+    }
+    fuzz::run_all(FUZZ_SECONDS)
 }
 
 fn components() -> Result<(), String> {
@@ -87,7 +103,7 @@ impl Plan<'_> {
         doc.env("RUSTDOCFLAGS", "-D warnings");
         vec![
             command(&["cargo", "fmt", "--all", "--check"]),
-            command(&["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            command(&[&["cargo", "clippy", "--workspace", "--all-targets"][..], CLIPPY].concat()),
             command(&["cargo", "build", "--release"]),
             // Before the other tests: a crate without examples closes with "0 passed", and CI takes the last
             // closing line it reads for the whole run's.

@@ -2,6 +2,7 @@
 
 mod deb;
 mod glibc;
+pub mod test;
 
 use std::env;
 use std::ffi::OsString;
