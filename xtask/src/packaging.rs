@@ -65,7 +65,7 @@ impl Tools {
     /// # Errors
     /// What a program complains of.
     pub fn check(&self) -> Result<(), String> {
-        run(command(&["systemd-analyze", "security", "--offline=yes", "--no-pager", EXPOSURE_MAX, SERVICE]))?;
+        check_exposure()?;
         let mut hadolint = Command::new(self.python.program("hadolint"));
         hadolint.arg("Dockerfile");
         run(hadolint)?;
@@ -111,4 +111,18 @@ impl Tools {
         validate.args(["--strict", "--quiet", "--no-warn"]).arg(&rendered);
         run(validate)
     }
+}
+
+/// Says how much is left open, and all of it only if that is too much.
+fn check_exposure() -> Result<(), String> {
+    let words = ["systemd-analyze", "security", "--offline=yes", "--no-pager", EXPOSURE_MAX, SERVICE];
+    step(&words.join(" "), || {
+        let output = command(&words).output().map_err(|error| format!("systemd-analyze: {error}"))?;
+        let report = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            return Err(format!("{report}{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        println!("{}", report.lines().last().unwrap_or_default());
+        Ok(())
+    })
 }

@@ -146,7 +146,15 @@ impl Work {
             return Ok(());
         }
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-        removed.map_err(|error| about(path, &error))
+        removed.map_err(|error| about(path, &error))?;
+        let is_ours = |directory: &Path| {
+            directory.file_name().is_some_and(|name| name == "autoweave" || name == "autoweave-usb")
+        };
+        if let Some(directory) = path.parent().filter(|directory| is_ours(directory)) {
+            // One that is not empty has somebody else's files, and stays.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(())
     }
 
     fn run(&self, words: &[&str]) -> Result<(), Failure> {
