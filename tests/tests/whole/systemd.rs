@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::harness::{QUICK, StateDir, command, last_seq, wait_until};
+use crate::harness::{QUICK, StateDir, command, executable, last_seq, wait_until};
 use crate::keeper::{bus, check_all};
 
 const PORTS: [&str; 3] = ["1-1", "1-2", "1-3"];
@@ -28,6 +28,8 @@ struct Manager {
     place: StateDir,
     store: Vec<OwnedFd>,
     is_ready: bool,
+    /// How often the service said that it lives.
+    lives: u32,
 }
 
 impl Manager {
@@ -35,7 +37,7 @@ impl Manager {
         let place = StateDir::new();
         let socket = UnixDatagram::bind(place.path().join("notify")).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Self { socket, place, store: Vec::new(), is_ready: false }
+        Self { socket, place, store: Vec::new(), is_ready: false, lives: 0 }
     }
 
     /// Starts the service with what is stored.
@@ -70,6 +72,7 @@ impl Manager {
         }
         let bytes = message.bytes;
         let text = String::from_utf8_lossy(&buffer[..bytes]).into_owned();
+        self.lives += u32::from(text.lines().any(|line| line == "WATCHDOG=1"));
         self.is_ready |= text.lines().any(|line| line == "READY=1");
         if text.lines().any(|line| line == "FDSTORE=1") {
             // With it the real one would drop the socket at the first overrun.
@@ -183,4 +186,26 @@ fn a_socket_unit_hears_what_happens_before_the_daemon_runs() {
     let hotplugged = events.iter().filter(|event| event["reason"] == "hotplug").count() as u64;
     // The first `remove` of each port is of a device nobody had told of.
     assert_eq!(hotplugged, edges - PORTS.len() as u64);
+}
+
+#[test]
+fn a_daemon_with_nothing_to_do_says_that_it_lives() {
+    let _bus = bus();
+    let state = StateDir::new();
+    let mut systemd = Manager::new();
+    let mut shell = std::process::Command::new("/bin/sh");
+    // The shell's process id is the daemon's.
+    shell.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""]).arg(executable());
+    shell.args(["run", "--state-dir"]).arg(state.path()).envs(QUICK.iter().copied());
+    shell.env("AUTOWEAVE_USB_CONFIG", "/dev/null").env("AUTOWEAVE_USB__SOURCE__CHAIN", "uevent");
+    shell.env("NOTIFY_SOCKET", systemd.place.path().join("notify")).env("WATCHDOG_USEC", "400000");
+    let mut service = shell.stdout(Stdio::null()).spawn().unwrap();
+    systemd.wait_until_ready();
+    let before = systemd.lives;
+    wait_until("it says so five times more", || {
+        systemd.receive();
+        systemd.lives >= before + 5
+    });
+    signal(&service, Signal::SIGTERM);
+    assert!(service.wait().unwrap().success());
 }

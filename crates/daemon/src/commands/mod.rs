@@ -5,6 +5,8 @@ mod devices;
 mod events;
 mod health;
 #[cfg(target_os = "linux")]
+mod install;
+#[cfg(target_os = "linux")]
 pub mod notify;
 #[cfg(target_os = "linux")]
 mod plugins;
@@ -24,6 +26,7 @@ use autoweave_usb_journal as journal;
 use autoweave_usb_source::{Kind, Options, Supervisor};
 use autoweave_usb_stream::Settings;
 use clap::CommandFactory as _;
+use clap_complete::Shell;
 
 use tracing::warn;
 
@@ -60,19 +63,29 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Record(record)) => record::run(&common, &record),
         #[cfg(target_os = "linux")]
         Some(Command::Notify(notify)) => notify::run(&notify),
+        #[cfg(target_os = "linux")]
+        Some(Command::Install(arguments)) => install::install(&common, &arguments),
+        #[cfg(target_os = "linux")]
+        Some(Command::Uninstall(arguments)) => install::uninstall(&common, &arguments),
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
         Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),
-        Some(Command::Completions { shell }) => {
-            let mut out = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "autoweave-usbd", &mut out);
-            print_bytes(&out)
-        }
-        Some(Command::Man) => {
-            let mut out = Vec::new();
-            clap_mangen::Man::new(Arguments::command()).render(&mut out).map_err(Failure::io)?;
-            print_bytes(&out)
-        }
+        Some(Command::Completions { shell }) => print_bytes(&completions(shell)),
+        Some(Command::Man) => print_bytes(&manual()?),
     }
+}
+
+/// What makes `shell` complete our command lines.
+fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "autoweave-usbd", &mut script);
+    script
+}
+
+/// The manual page, in roff.
+fn manual() -> Result<Vec<u8>, Failure> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(Failure::io)?;
+    Ok(page)
 }
 
 /// The configuration as this command line and this environment make it.

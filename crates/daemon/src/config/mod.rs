@@ -3,6 +3,8 @@
 //! One table, [`keys::KEYS`], says which keys there are; everything else here reads it. Nothing is taken from
 //! the process: the environment and the places to look come in through [`Sources`].
 
+#[cfg(any(test, target_os = "linux"))]
+mod commented;
 mod environment;
 mod error;
 mod file;
@@ -21,6 +23,8 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+#[cfg(target_os = "linux")]
+pub use commented::commented_toml;
 pub use error::{ConfigError, Origin};
 pub use model::*;
 

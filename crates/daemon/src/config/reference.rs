@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
+use super::commented::default_toml;
 use super::environment::{FILE_VARIABLE, NAMED};
 use super::file::FILE_BYTES_MAX;
 use super::keys::{Applies, KEYS, Key, VARIABLE_PREFIX};
-use super::kind::Kind;
 
 /// A file that sets a little of everything; a test loads it.
 pub const EXAMPLE: &str = r#"host = "edge-7"
@@ -97,15 +97,6 @@ fn row(key: &Key) -> String {
         default => format!("`{default}`"),
     };
     format!("| `{}` | {expected} | {default} | {}{note} |\n", key.name(), key.doc)
-}
-
-/// The default of `key` as TOML.
-pub fn default_toml(key: &Key) -> String {
-    match key.kind {
-        Kind::Bool | Kind::Whole { .. } => key.default.to_owned(),
-        Kind::Ids { .. } | Kind::Names => format!("[{}]", key.default),
-        _ => format!("\"{}\"", key.default),
-    }
 }
 
 fn environment() -> String {

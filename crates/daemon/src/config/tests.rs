@@ -4,9 +4,10 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::commented::{commented_toml, default_toml};
 use super::environment::NAMED;
 use super::keys::{KEYS, is_section};
-use super::reference::{EXAMPLE, default_toml, reference_markdown};
+use super::reference::{EXAMPLE, reference_markdown};
 use super::*;
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
@@ -513,6 +514,27 @@ fn the_example_of_the_page_loads() {
     let config = config(EXAMPLE, &[]);
     assert_eq!(config.filters.vendor_whitelist, [0x046d, 0x05ac, 0x1d6b]);
     assert_eq!(config.redis, None);
+}
+
+#[test]
+fn every_line_of_the_commented_file_can_be_taken() {
+    let usual = Path::new("/usr/local/bin/autoweave-udev-notify");
+    let file = commented_toml(usual);
+    assert_eq!(config(&file, &[]), defaults());
+    let keys: Vec<&str> = file.lines().filter_map(|line| line.strip_prefix('#')).collect();
+    let keys: Vec<&str> = keys.into_iter().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(keys.len(), KEYS.len());
+    for key in keys {
+        // Those that are unset by default cannot be empty.
+        let is_unset = key.ends_with("= \"\"");
+        assert!(is_unset || load_all(key, &[], &[]).is_ok(), "{key}");
+    }
+    assert!(file.lines().all(|line| line.chars().count() <= 130), "{file}");
+    let elsewhere = commented_toml(Path::new("/usr/bin/autoweave-udev-notify"));
+    assert_eq!(
+        config(&elsewhere, &[]).fallback.udev_script_path,
+        Path::new("/usr/bin/autoweave-udev-notify")
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Nothing is held.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use autoweave_usb_source::{OpenErrors, Options, Supervisor};
 
@@ -37,3 +38,21 @@ pub fn exec(_: Option<&Held>, executable: &Path) -> Failure {
 
 /// Nobody wants to know that the daemon does its job.
 pub fn tell_ready() {}
+
+/// Nobody asks whether the daemon lives.
+pub struct Watchdog;
+
+impl Watchdog {
+    /// None.
+    pub fn from_environment() -> Self {
+        Self
+    }
+
+    /// It may wait as long as it likes.
+    pub fn bound(&self, patience: Duration) -> Duration {
+        patience
+    }
+
+    /// Nobody is told.
+    pub fn tell(&mut self) {}
+}

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use std::{env, io};
 
 pub use autoweave_usb_source::Reception;
@@ -193,5 +194,40 @@ pub fn exec(held: Option<&Held>, executable: &Path) -> Failure {
 pub fn tell_ready() {
     if let Err(error) = sd_notify::notify(false, &[NotifyState::Ready]) {
         warn!("systemd cannot be told that the daemon is ready: {error}");
+    }
+}
+
+/// Says to systemd that the daemon lives, as often as the unit's `WatchdogSec=` asks for; sd_watchdog_enabled(3).
+pub struct Watchdog {
+    /// `None`: nobody asks.
+    period: Option<Duration>,
+    told: Option<Instant>,
+}
+
+impl Watchdog {
+    /// What the environment says.
+    pub fn from_environment() -> Self {
+        let mut microseconds = 0;
+        let is_asked = sd_notify::watchdog_enabled(false, &mut microseconds);
+        // Four times as often, so that one late answer is no death.
+        let period = is_asked.then(|| Duration::from_micros(microseconds) / 4);
+        Self { period, told: None }
+    }
+
+    /// How long the daemon may wait for something to happen, which is at most `patience`.
+    pub fn bound(&self, patience: Duration) -> Duration {
+        self.period.map_or(patience, |period| patience.min(period))
+    }
+
+    /// Says it, if it is time.
+    pub fn tell(&mut self) {
+        let Some(period) = self.period else { return };
+        if self.told.is_some_and(|told| told.elapsed() < period) {
+            return;
+        }
+        self.told = Some(Instant::now());
+        if let Err(error) = sd_notify::notify(false, &[NotifyState::Watchdog]) {
+            warn!("systemd cannot be told that the daemon lives: {error}");
+        }
     }
 }

@@ -124,6 +124,8 @@ impl Pipeline {
             }
             self.monitor.update(|status| status.raise(JOURNAL, Severity::Failed, problem.clone()));
             error!(waiting = commit.events.len(), "the journal cannot be written, trying again: {problem}");
+            // A new daemon could not write either.
+            self.watchdog.tell();
             if self.requests.wait_for_stop(REOPEN_PAUSE) {
                 let events = commit.events.len();
                 return Err(Failure::io(format!("{events} events could not be written: {problem}")));

@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use tracing::{error, info};
 
 use crate::exit::Failure;
+use crate::held::Watchdog;
 use crate::http::{Monitor, Severity};
 use crate::signals::Requests;
 use crate::stamp::{self, Stamp};
@@ -101,6 +102,7 @@ pub struct Pipeline {
     stamp: Stamp,
     requests: Arc<Requests>,
     monitor: Arc<Monitor>,
+    watchdog: Watchdog,
     /// What has to be kept for the stream; `None`: the journal itself is the stream.
     backlog: Option<Backlog>,
     publishing: Option<Publishing>,
@@ -169,6 +171,7 @@ impl Pipeline {
             stamp,
             requests,
             monitor,
+            watchdog: Watchdog::from_environment(),
             backlog,
             publishing: None,
             group,
@@ -206,7 +209,8 @@ impl Pipeline {
     /// The source cannot go on, or the journal cannot be written and the daemon was asked to stop.
     pub fn step(&mut self, patience: Duration) -> Result<Step, Failure> {
         let patience = if self.is_held { patience.min(HELD_PATIENCE) } else { patience };
-        let mut batch = self.watch.next_batch(patience).map_err(Failure::unavailable)?;
+        self.watchdog.tell();
+        let mut batch = self.watch.next_batch(self.watchdog.bound(patience)).map_err(Failure::unavailable)?;
         let changes = std::mem::take(&mut batch.changes);
         // From the first scan on, a later start that finds something different has missed it.
         let is_first_scan = batch.scanned && !std::mem::replace(&mut self.has_scanned, true);

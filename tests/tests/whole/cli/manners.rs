@@ -11,7 +11,7 @@ use super::{assert_has, small_bus};
 use crate::harness::{Daemon, StateDir, command, last_seq};
 use crate::program::{CALM, Finished, Running, files, finish, ring_until, usbd};
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 13] = [
     "run",
     "watch",
     "devices",
@@ -21,6 +21,8 @@ const COMMANDS: [&str; 11] = [
     "replay",
     "simulate",
     "notify",
+    "install",
+    "uninstall",
     "completions",
     "man",
 ];
