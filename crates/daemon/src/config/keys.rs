@@ -342,4 +342,20 @@ pub const KEYS: &[Key] = &[
         applies: Applies::NotYet,
         doc: "Attempts at an event before it is parked among the dead letters.",
     },
+    Key {
+        path: "device_plugin.resources",
+        kind: Kind::Resources,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "The resources that `autoweave-usbd device-plugin` offers, by name (`autoweave.dev/usb-camera`), and which \
+              devices each is made of: those that are all that is named of `vendor`, `product`, `class` (of the \
+              device or of any of its interfaces) and `serial`. In the environment: lines of TOML.",
+    },
+    Key {
+        path: "device_plugin.directory",
+        kind: Kind::Path,
+        default: "/var/lib/kubelet/device-plugins",
+        applies: Applies::AtStart,
+        doc: "The directory that the kubelet shares with device plugins: where its `kubelet.sock` is.",
+    },
 ];

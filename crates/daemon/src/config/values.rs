@@ -10,8 +10,8 @@ use super::error::{Origin, Problem};
 use super::keys::{KEYS, Key};
 use super::kind::{Raw, Value};
 use super::model::{
-    Chain, Config, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel, Monitoring,
-    Password, Performance, Plugins, Redis, Source,
+    Chain, Config, DevicePlugin, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel,
+    Monitoring, Password, Performance, Plugins, Redis, Selector, Source,
 };
 use super::redis_url::RedisUrl;
 
@@ -111,6 +111,10 @@ impl Values {
                 consumer: self.text("plugins.consumer").to_owned(),
                 max_deliveries: self.narrow("plugins.max_deliveries"),
             }),
+            device_plugin: DevicePlugin {
+                resources: self.resources("device_plugin.resources"),
+                directory: PathBuf::from(self.text("device_plugin.directory")),
+            },
         })
     }
 
@@ -216,6 +220,13 @@ impl Values {
         match &self.values[path] {
             Value::Chain(value) => value.clone(),
             _ => unreachable!("{path} is a chain"),
+        }
+    }
+
+    fn resources(&self, path: &str) -> BTreeMap<String, Selector> {
+        match &self.values[path] {
+            Value::Resources(value) => value.clone(),
+            _ => unreachable!("{path} is a table of resources"),
         }
     }
 
