@@ -74,6 +74,12 @@ pub enum Command {
     /// Feed synthetic devices through the pipeline
     #[command(after_help = "Example:\n  autoweave-usbd simulate --devices 50 --cycles 20 --rate 0")]
     Simulate(Simulate),
+    /// Offer USB devices to the kubelet of a Kubernetes node
+    #[cfg(all(feature = "device-plugin", target_os = "linux"))]
+    #[command(
+        after_help = "Which devices, the configuration says. Example:\n  autoweave-usbd device-plugin --config /etc/autoweave/usbd.toml"
+    )]
+    DevicePlugin(DevicePlugin),
     /// Leave word of a plug or unplug for the daemon, as udev rules do
     #[cfg(target_os = "linux")]
     #[command(after_help = "Example:\n  autoweave-usbd notify add 1-1.2 046d c52b")]
@@ -255,6 +261,14 @@ pub struct PluginRun {
     /// A made-up device that it asks for comes and goes
     #[arg(long)]
     pub simulate: bool,
+}
+
+#[cfg(all(feature = "device-plugin", target_os = "linux"))]
+#[derive(Debug, Args)]
+pub struct DevicePlugin {
+    /// How to hear of devices: auto, uevent, libusb, udev, nusb or poll
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<String>,
 }
 
 #[derive(Debug, Args)]

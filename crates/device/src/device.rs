@@ -118,6 +118,11 @@ impl Device {
         Port { bus: self.bus_number, path: self.port_path }
     }
 
+    /// Whether it or one of its interfaces is of `class`.
+    pub fn has_class(&self, class: u8) -> bool {
+        self.device_class == Some(class) || self.interfaces.iter().any(|interface| interface.class == class)
+    }
+
     /// Whether `reading` is of this very connection of this very device: port, address and ids agree, and the
     /// serial numbers do where both could be read.
     pub fn is_connection_of(&self, reading: &Reading) -> bool {

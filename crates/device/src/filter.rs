@@ -49,10 +49,7 @@ impl fmt::Display for Rule {
 impl Filters {
     /// The first rule that hides `device`, if one does.
     pub fn hides(&self, device: &Device) -> Option<Rule> {
-        let has_class = |class: &u8| {
-            device.device_class == Some(*class)
-                || device.interfaces.iter().any(|interface| interface.class == *class)
-        };
+        let has_class = |class: &u8| device.has_class(*class);
         if !self.vendor_whitelist.is_empty() && !self.vendor_whitelist.contains(&device.vendor_id) {
             Some(Rule::VendorWhitelist)
         } else if self.vendor_blacklist.contains(&device.vendor_id) {

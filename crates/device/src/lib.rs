@@ -14,6 +14,7 @@ mod hex;
 mod observation;
 mod port;
 mod reading;
+mod selector;
 mod table;
 
 pub use descriptor::{
@@ -26,4 +27,5 @@ pub use hex::HexBytes;
 pub use observation::{Moment, Observation, Observed};
 pub use port::{ParsePortError, Port, PortPath};
 pub use reading::{InterfaceReading, Reading};
+pub use selector::Selector;
 pub use table::{Change, DeviceTable, Edge, Policy, Tallies};

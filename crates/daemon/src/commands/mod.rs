@@ -1,6 +1,8 @@
 //! One file a command.
 
 mod check;
+#[cfg(all(feature = "device-plugin", target_os = "linux"))]
+mod device_plugin;
 mod devices;
 mod events;
 mod health;
@@ -54,6 +56,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             },
         ),
         Some(Command::Watch(watch)) => watch::run(&common, &watch),
+        #[cfg(all(feature = "device-plugin", target_os = "linux"))]
+        Some(Command::DevicePlugin(plugin)) => device_plugin::run(&common, &plugin),
         Some(Command::Devices(devices)) => devices::run(&common, &devices),
         Some(Command::Events(events)) => events::run(&common, &events),
         Some(Command::Health) => health::run(&common),

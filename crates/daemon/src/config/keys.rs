@@ -366,4 +366,20 @@ pub const KEYS: &[Key] = &[
         applies: Applies::AtStart,
         doc: "Plugins, by name, that may run on a kernel without Landlock: there they read and write what their user may.",
     },
+    Key {
+        path: "device_plugin.resources",
+        kind: Kind::Resources,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "The resources that `autoweave-usbd device-plugin` offers, by name (`autoweave.dev/usb-camera`), and which \
+              devices each is made of: those that are all that is named of `vendor`, `product`, `class` (of the \
+              device or of any of its interfaces) and `serial`. In the environment: lines of TOML.",
+    },
+    Key {
+        path: "device_plugin.directory",
+        kind: Kind::Path,
+        default: "/var/lib/kubelet/device-plugins",
+        applies: Applies::AtStart,
+        doc: "The directory that the kubelet shares with device plugins: where its `kubelet.sock` is.",
+    },
 ];

@@ -1,12 +1,14 @@
 //! The kinds of value a key can have, and how each is read from TOML and from plain text.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use super::model::{Chain, Password, Secret, SourceName};
+use super::model::{Chain, Password, Secret, Selector, SourceName};
 use super::redis_url::{self, RedisUrl};
+use super::resources;
 
 /// The highest database number: Redis keeps it in a C `int` (redis `config.c`, `databases`).
 pub const REDIS_DB_MAX: u32 = 2_147_483_647;
@@ -69,6 +71,8 @@ pub enum Kind {
     Chain,
     /// Names of plugins.
     Names,
+    /// Resources of a Kubernetes node, and which devices each is made of.
+    Resources,
 }
 
 /// A checked value.
@@ -94,6 +98,8 @@ pub enum Value {
     Chain(Chain),
     /// [`Kind::Names`].
     Names(Vec<String>),
+    /// [`Kind::Resources`].
+    Resources(BTreeMap<String, Selector>),
 }
 
 impl Kind {
@@ -118,6 +124,10 @@ impl Kind {
                 format!("`auto` or a list of some of `{names}`, each once")
             }
             Self::Names => "a list of names".to_owned(),
+            Self::Resources => {
+                "a table of resources, each a table of some of `vendor`, `product`, `class` and `serial`"
+                    .to_owned()
+            }
         }
     }
 
@@ -164,10 +174,12 @@ impl Kind {
             Self::Ids { max } => self.ids(raw, max).map(Value::Ids),
             Self::Chain => self.chain(raw).map(Value::Chain),
             Self::Names => self.names(raw).map(Value::Names),
+            Self::Resources => resources::parse(raw).map(Value::Resources),
         }
     }
 
-    fn mismatch(self, raw: Raw<'_>) -> String {
+    /// What to say of a value of another kind.
+    pub fn mismatch(self, raw: Raw<'_>) -> String {
         format!("expected {}, found {}", self.expected(), raw.found())
     }
 
@@ -285,7 +297,8 @@ impl<'a> Raw<'a> {
         }
     }
 
-    fn string(self) -> Option<&'a str> {
+    /// The text this is, if it is one.
+    pub fn string(self) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text),
             Self::Toml(value) => value.as_str(),
@@ -318,7 +331,7 @@ impl<'a> Raw<'a> {
 
     /// A USB id: an integer, or hex digits in a string. Plain text has no quotes to tell the two apart, so
     /// there decimal digits without a leading zero are an integer, as they are in a file.
-    fn id(self) -> Option<i128> {
+    pub fn id(self) -> Option<i128> {
         let text = match self {
             Self::Toml(DeValue::Integer(_)) => return self.integer(),
             Self::Text(text) if text == "0" || (!text.starts_with('0') && is_decimal(text)) => {

@@ -12,6 +12,7 @@ mod keys;
 mod kind;
 mod model;
 mod redis_url;
+mod resources;
 mod values;
 
 #[cfg(test)]

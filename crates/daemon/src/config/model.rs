@@ -2,12 +2,13 @@
 //!
 //! Every value is in range and no combination contradicts itself; only [`super::load`] builds one.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use autoweave_usb_device::Filters;
+pub use autoweave_usb_device::{Filters, Selector};
 pub use autoweave_usb_journal::Durability;
 pub use autoweave_usb_stream::{Endpoint, Password, Secret};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub journal: Journal,
     /// The plugins to run; `None`: no plugin directory is set.
     pub plugins: Option<Plugins>,
+    /// What a Kubernetes node offers.
+    pub device_plugin: DevicePlugin,
 }
 
 /// `[log]`.
@@ -187,4 +190,13 @@ pub struct Plugins {
     pub require_signature: bool,
     /// Who may run where there is no Landlock.
     pub without_landlock: Vec<String>,
+}
+
+/// `[device_plugin]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DevicePlugin {
+    /// The resources by name, each with the devices it is made of; at most 64.
+    pub resources: BTreeMap<String, Selector>,
+    /// Where the kubelet's socket is.
+    pub directory: PathBuf,
 }

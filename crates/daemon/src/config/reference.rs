@@ -26,6 +26,10 @@ debounce_ms = 20
 [journal]
 durability = "power"
 max_events = 200000
+
+[device_plugin.resources]
+"autoweave.dev/usb-camera" = { class = 14 }
+"autoweave.dev/usb-serial" = { vendor = "0403", product = "6001" }
 "#;
 
 /// The page `docs/configuration.md`.
@@ -79,6 +83,11 @@ fn heading(section: Option<&str>) -> String {
         Some("filters") => (
             "`[filters]`".to_owned(),
             "An id is an integer (`1133`) or hex digits in a string (`\"0x046d\"`, `\"046d\"`).\n\n",
+        ),
+        Some("device_plugin") => (
+            "`[device_plugin]`".to_owned(),
+            "Only for `autoweave-usbd device-plugin`: [Kubernetes](kubernetes.md). Ids are written as in \
+             `[filters]`; those do not apply here.\n\n",
         ),
         Some(section) => (format!("`[{section}]`"), ""),
     };

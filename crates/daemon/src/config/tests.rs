@@ -1,5 +1,7 @@
 mod redis;
+mod resources;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -76,6 +78,10 @@ fn defaults() -> Config {
         },
         journal: Journal { durability: Durability::Power, max_events: 1_000_000 },
         plugins: None,
+        device_plugin: DevicePlugin {
+            resources: BTreeMap::new(),
+            directory: "/var/lib/kubelet/device-plugins".into(),
+        },
     }
 }
 
@@ -124,6 +130,9 @@ without_landlock = ["old"]
 group = "g"
 consumer = "c"
 max_deliveries = 2
+[device_plugin]
+resources."a.b/c".class = 14
+directory = "/k"
 "#;
 
 #[test]
@@ -175,6 +184,10 @@ fn every_key_reaches_the_config() {
             require_signature: true,
             without_landlock: vec!["old".to_owned()],
         }),
+        device_plugin: DevicePlugin {
+            resources: [("a.b/c".to_owned(), Selector { class: Some(14), ..Selector::default() })].into(),
+            directory: "/k".into(),
+        },
     };
     let loaded = load_all(EVERYTHING, &[], &[]).unwrap();
     assert_eq!(loaded.config, expected);

@@ -10,8 +10,8 @@ use super::error::{Origin, Problem};
 use super::keys::{KEYS, Key};
 use super::kind::{Raw, Value};
 use super::model::{
-    Chain, Config, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel, Monitoring,
-    Password, Performance, Plugins, Redis, Secret, Source,
+    Chain, Config, DevicePlugin, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel,
+    Monitoring, Password, Performance, Plugins, Redis, Secret, Selector, Source,
 };
 use super::redis_url::RedisUrl;
 
@@ -114,6 +114,10 @@ impl Values {
                 require_signature: self.bool("plugins.require_signature"),
                 without_landlock: self.names("plugins.without_landlock"),
             }),
+            device_plugin: DevicePlugin {
+                resources: self.resources("device_plugin.resources"),
+                directory: PathBuf::from(self.text("device_plugin.directory")),
+            },
         })
     }
 
@@ -233,6 +237,13 @@ impl Values {
         match &self.values[path] {
             Value::Token(value) => value.clone(),
             _ => unreachable!("{path} is a token"),
+        }
+    }
+
+    fn resources(&self, path: &str) -> BTreeMap<String, Selector> {
+        match &self.values[path] {
+            Value::Resources(value) => value.clone(),
+            _ => unreachable!("{path} is a table of resources"),
         }
     }
 
