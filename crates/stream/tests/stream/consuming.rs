@@ -155,6 +155,28 @@ fn dead_letters_are_written_with_the_acknowledgement_and_once() {
 }
 
 #[test]
+fn an_entry_of_any_size_can_be_given_up() {
+    let server = Server::start(&[]);
+    let _bed = published(&server, 1);
+    let mut command = redis::cmd("XADD");
+    command.arg("aw:hotplug").arg("*");
+    for number in 0..5000 {
+        command.arg(format!("name{number}")).arg("text");
+    }
+    command.exec(&mut server.connection()).unwrap();
+    let (mut consumer, notices) = consumer(&server.settings(), "c");
+    let taken = next(&mut consumer, 2);
+    done(&mut consumer, &taken[0]);
+    let end = Instant::now() + Duration::from_secs(5);
+    let settled = consumer.settlements.settle(&taken[1], &[letter("no event", "")], &|| Instant::now() > end);
+    assert!(settled.is_continue(), "{notices:?}");
+    assert_eq!(pending(&server), 0);
+    let fields = &dead(&server)[0].1;
+    assert_eq!(fields.len(), 206);
+    assert_eq!(fields[200..202], ["error", "no event (the first 100 of 5000 fields are kept)"]);
+}
+
+#[test]
 fn what_was_trimmed_away_is_counted_as_lost() {
     let server = Server::start(&[]);
     let _bed = published(&server, 6);
