@@ -45,6 +45,12 @@ impl Breaker {
         *self.not_before.insert(now + wait)
     }
 
+    /// The plugin never was ready: it is open from the first, until the time answered.
+    pub(crate) fn open(&mut self, now: Instant) -> Instant {
+        self.crashes = self.crashes.max(CRASHES_MAX - 1);
+        self.crashed(now)
+    }
+
     /// From when on a worker may be started; none for at once.
     pub(crate) fn not_before(&self) -> Option<Instant> {
         self.not_before

@@ -100,7 +100,8 @@ pub struct Pending {
 enum Refusal {
     /// It, or this machine, would have to be changed.
     Unfit(String),
-    NotStarted(String),
+    /// That was told.
+    NotStarted,
 }
 
 struct Inner {
@@ -114,6 +115,8 @@ struct Registry {
     plugins: BTreeMap<String, Plugin>,
     /// The last attach of each device that is connected, by producer and `device_id`.
     connected: HashMap<(String, String), Arc<Event>>,
+    /// Directories that are no plugin that can be run, and how many events went by since.
+    unfit: BTreeMap<PathBuf, u64>,
     /// No plugin is to be added any more.
     closing: bool,
 }
@@ -176,6 +179,7 @@ impl Loader {
     pub fn dispatch(&self, event: &Arc<Event>, delivery: u32) -> Pending {
         let mut registry = self.inner.lock();
         registry.note(event);
+        registry.unfit.values_mut().for_each(|missed| *missed += 1);
         let pools: Vec<_> = registry.plugins.values().map(|plugin| Arc::clone(&plugin.pool)).collect();
         drop(registry);
         let (reply, outcomes) = channel();
@@ -214,7 +218,10 @@ impl Loader {
         let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         // It may be waiting for a plugin to get ready, which it ends itself then.
         while watching.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
-        let plugins = std::mem::take(&mut self.inner.lock().plugins);
+        let mut registry = self.inner.lock();
+        let (plugins, unfit) = (std::mem::take(&mut registry.plugins), std::mem::take(&mut registry.unfit));
+        drop(registry);
+        unfit.into_iter().for_each(|(package, missed)| self.inner.tell_missed(package, missed));
         plugins.values().for_each(|plugin| plugin.pool.close(end));
     }
 }
@@ -269,6 +276,9 @@ impl Inner {
             .collect();
         gone.iter().for_each(|name| self.remove(name));
         seen.retain(|path, _| packages.contains(path));
+        let unfit: Vec<_> =
+            self.lock().unfit.keys().filter(|path| !packages.contains(*path)).cloned().collect();
+        unfit.into_iter().for_each(|package| self.is_no_longer_unfit(package));
         for package in packages {
             if self.lock().closing {
                 return;
@@ -280,9 +290,10 @@ impl Inner {
             }
             let loaded = self.load(&package);
             // One that is as it should be and did not start may do so at the next look.
-            let is_final = !matches!(loaded, Err(Refusal::NotStarted(_)));
-            if let Err(Refusal::Unfit(error) | Refusal::NotStarted(error)) = loaded {
-                self.tell(Report::Refused { package: package.clone(), error });
+            let is_final = !matches!(loaded, Err(Refusal::NotStarted));
+            match loaded {
+                Err(Refusal::Unfit(error)) => self.refuse(&package, error),
+                Ok(()) | Err(Refusal::NotStarted) => self.is_no_longer_unfit(package.clone()),
             }
             // Changed while it was read: the change has woken the watch, and it is looked at again.
             seen.remove(&package);
@@ -292,6 +303,24 @@ impl Inner {
             }
         }
         self.prune();
+    }
+
+    fn refuse(&self, package: &Path, error: String) {
+        if self.name_of(package).is_none() {
+            self.lock().unfit.entry(package.to_owned()).or_insert(0);
+        }
+        self.tell(Report::Refused { package: package.to_owned(), error });
+    }
+
+    fn is_no_longer_unfit(&self, package: PathBuf) {
+        let missed = self.lock().unfit.remove(&package);
+        self.tell_missed(package, missed.unwrap_or(0));
+    }
+
+    fn tell_missed(&self, package: PathBuf, events: u64) {
+        if events > 0 {
+            self.tell(Report::Missed { package, events });
+        }
     }
 
     fn load(&self, directory: &Path) -> Result<(), Refusal> {
@@ -315,26 +344,11 @@ impl Inner {
                     other.display()
                 )));
             }
-            Some((pool, _)) if pool.version().package.digest == package.digest => return Ok(()),
-            Some((pool, _)) => self.swap(&pool, Version { package, launch }, version, notes),
-            None => {
-                let pool = Pool::open(Version { package, launch }, self.options.policy, self.outside())
-                    .map_err(|error| {
-                        Refusal::NotStarted(format!("{}: {name} did not start: {error}", directory.display()))
-                    })?;
-                let mut registry = self.lock();
-                if registry.closing {
-                    drop(registry);
-                    pool.begin_to_close(Ending::Left);
-                    pool.close(Instant::now());
-                    return Ok(());
-                }
-                pool.submit_first(registry.coldplug());
-                let plugin = Plugin { pool: Arc::new(pool), directory: directory.to_owned(), previous: None };
-                registry.plugins.insert(name.clone(), plugin);
-                drop(registry);
-                self.tell(Report::Loaded { plugin: name, version, notes });
+            Some((pool, _)) if pool.has_started() && pool.version().package.digest == package.digest => {
+                return Ok(());
             }
+            Some((pool, _)) => self.swap(&pool, Version { package, launch }, version, notes)?,
+            None => self.add(directory, Version { package, launch }, version, notes)?,
         }
         old_name.iter().for_each(|old| self.remove(old));
         Ok(())
@@ -344,8 +358,40 @@ impl Inner {
         Outside { report: Arc::clone(&self.report), gate: Arc::clone(&self.options.gate) }
     }
 
-    fn swap(&self, pool: &Pool, new: Version, version: String, notes: Vec<String>) {
+    /// A plugin that did not become ready is there all the same: what it should hear waits for it.
+    fn add(
+        &self,
+        directory: &Path,
+        new: Version,
+        version: String,
+        notes: Vec<String>,
+    ) -> Result<(), Refusal> {
+        let plugin = new.package.manifest.name.clone();
+        let pool = Pool::open(new, self.options.policy, self.outside()).map_err(|error| {
+            Refusal::Unfit(format!("{}: {plugin}: no thread can be started: {error}", directory.display()))
+        })?;
+        let started = pool.start();
+        let mut registry = self.lock();
+        if registry.closing {
+            drop(registry);
+            pool.begin_to_close(Ending::Left);
+            pool.close(Instant::now());
+            return Ok(());
+        }
+        pool.submit_first(registry.coldplug());
+        let added = Plugin { pool: Arc::new(pool), directory: directory.to_owned(), previous: None };
+        registry.plugins.insert(plugin.clone(), added);
+        drop(registry);
+        match started {
+            Ok(()) => self.tell(Report::Loaded { plugin, version, notes }),
+            Err(error) => return Err(self.not_started(plugin, version, error)),
+        }
+        Ok(())
+    }
+
+    fn swap(&self, pool: &Pool, new: Version, version: String, notes: Vec<String>) -> Result<(), Refusal> {
         let (plugin, previous) = (new.package.manifest.name.clone(), pool.version().package.root.clone());
+        let is_first = !pool.has_started();
         match pool.swap(new) {
             Ok(()) => {
                 let mut registry = self.lock();
@@ -354,10 +400,20 @@ impl Inner {
                     plugin.previous = Some(previous);
                 }
                 drop(registry);
-                self.tell(Report::Swapped { plugin, version, notes });
+                self.tell(match is_first {
+                    true => Report::Loaded { plugin, version, notes },
+                    false => Report::Swapped { plugin, version, notes },
+                });
             }
+            Err(error) if is_first => return Err(self.not_started(plugin, version, error)),
             Err(error) => self.tell(Report::RolledBack { plugin, version, error }),
         }
+        Ok(())
+    }
+
+    fn not_started(&self, plugin: String, version: String, error: String) -> Refusal {
+        self.tell(Report::NotStarted { plugin, version, error });
+        Refusal::NotStarted
     }
 
     fn name_of(&self, directory: &Path) -> Option<String> {

@@ -144,6 +144,8 @@ struct State {
     breaker: Breaker,
     /// Of the last crash.
     last_error: String,
+    /// Whether a worker was ever ready.
+    has_started: bool,
     closing: Option<Ending>,
     /// By slot: how to end its process.
     workers: Vec<Option<Killer>>,
@@ -166,11 +168,11 @@ struct Candidate {
 }
 
 impl Pool {
-    /// Starts the threads, and one worker.
+    /// Starts the threads; no worker before [`Pool::start`], or the first event.
     ///
     /// # Errors
-    /// Why it did not become ready.
-    pub(crate) fn open(version: Version, policy: Policy, outside: Outside) -> Result<Self, String> {
+    /// The system gives no thread.
+    pub(crate) fn open(version: Version, policy: Policy, outside: Outside) -> io::Result<Self> {
         let (name, version) = (version.package.manifest.name.clone(), Arc::new(version));
         let state = State {
             queue: Queue::new(SLOTS_MAX),
@@ -178,6 +180,7 @@ impl Pool {
             candidate: None,
             breaker: Breaker::default(),
             last_error: String::new(),
+            has_started: false,
             closing: None,
             workers: (0..SLOTS_MAX).map(|_| None).collect(),
             devices: vec![None; SLOTS_MAX],
@@ -188,14 +191,27 @@ impl Pool {
         let shared =
             Arc::new(Shared { name, policy, outside, state: Mutex::new(state), room: Condvar::new() });
         let pool = Self { shared, threads: Mutex::default() };
-        match pool.try_version(version) {
+        match pool.grow(version.slots()) {
             Ok(()) => Ok(pool),
             Err(error) => {
-                pool.begin_to_close(Ending::Removed);
+                pool.begin_to_close(Ending::Left);
                 pool.close(Instant::now());
                 Err(error)
             }
         }
+    }
+
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// Why it did not become ready: the circuit is open, and events wait for it.
+    pub(crate) fn start(&self) -> Result<(), String> {
+        self.try_version(self.version())
+    }
+
+    /// Whether a worker was ever ready.
+    pub(crate) fn has_started(&self) -> bool {
+        self.shared.lock().has_started
     }
 
     /// Goes over to another version once one of its workers is ready; waits for that.

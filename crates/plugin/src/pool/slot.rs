@@ -229,6 +229,7 @@ impl Slot<'_> {
         let (plugin, process) = (self.shared.name.clone(), running.worker.id());
         self.shared.tell(Report::Started { plugin, process, restart: std::mem::take(&mut self.crashed) });
         let mut state = self.shared.lock();
+        state.has_started = true;
         state.workers[self.index] = running.worker.killer().ok();
         state.devices[self.index].clone_from(&running.device);
         drop(state);
@@ -237,17 +238,30 @@ impl Slot<'_> {
 
     fn try_version(&mut self, candidate: Candidate) {
         let Candidate { version, reply } = candidate;
-        let result = self.start(Arc::clone(&version), None).map(|running| {
-            self.retire();
-            self.take_over(running);
-            let mut state = self.shared.lock();
-            state.version = version;
-            state.breaker = Breaker::default();
-            drop(state);
-            self.shared.wake_all();
-        });
+        let result = match self.start(Arc::clone(&version), None) {
+            Ok(running) => {
+                self.retire();
+                self.take_over(running);
+                let mut state = self.shared.lock();
+                state.version = version;
+                state.breaker = Breaker::default();
+                Ok(())
+            }
+            Err(fault) => {
+                let (error, mut state) = (fault.to_string(), self.shared.lock());
+                // Where no version before it goes on, what the plugin should hear waits for the next start.
+                if !state.has_started {
+                    state.version = version;
+                    state.tallies.crashes += 1;
+                    state.last_error.clone_from(&error);
+                    state.breaker.open(Instant::now());
+                }
+                Err(error)
+            }
+        };
+        self.shared.wake_all();
         // Who asked may not want to know any more.
-        let _ = reply.send(result.map_err(|fault| fault.to_string()));
+        let _ = reply.send(result);
     }
 
     /// Ends the worker as it should be ended.

@@ -410,3 +410,58 @@ fn the_end_does_not_wait_for_a_plugin_to_get_ready() {
     loader.close(Duration::from_millis(300));
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn events_wait_for_a_plugin_that_did_not_start_and_it_hears_them_when_it_does() {
+    let mut bed = Bed::new();
+    bed.policy.patience = Duration::from_secs(60);
+    bed.shell("late", NOTE, "");
+    let run = bed.package("late").join("run");
+    let code = fs::read_to_string(&run).unwrap();
+    let waits = code.replacen("ready\n", "[ -e $out-go ] || exit 7; ready\n", 1);
+    fs::write(&run, waits).unwrap();
+    let loader = bed.open(vec![Arc::new(event(1, "1-1", Action::Attach))]);
+    assert!(bed.told("NotStarted { plugin: \"late\"") && loader.plugins()[0].tallies.circuit_open);
+    let pending = loader.dispatch(&Arc::new(event(2, "1-2", Action::Attach)), 1);
+    fs::write(bed.output.path().join("late-go"), "").unwrap();
+    assert_eq!(endings(pending), [done("late")]);
+    assert_eq!(bed.heard("late"), ["1 attach coldplug 1", "2 attach hotplug 1"]);
+    assert!(!loader.plugins()[0].tallies.circuit_open);
+}
+
+#[test]
+fn a_plugin_that_never_starts_gives_its_events_up() {
+    let mut bed = Bed::new();
+    bed.policy.patience = Duration::from_secs(3);
+    support::write(&bed.package("never"), "never", "run", "#!/bin/sh\nexit 7\n", ALL);
+    let loader = bed.open(vec![]);
+    let ended = send(&loader, 1);
+    let (_, _, Ending::GaveUp { error }) = &ended[0] else { panic!("{ended:?}") };
+    assert!(error.contains("it ended: with code 7"), "{error}");
+}
+
+#[test]
+fn another_version_hears_what_waited_for_one_that_did_not_start() {
+    let mut bed = Bed::new();
+    bed.policy.patience = Duration::from_secs(60);
+    support::write(&bed.package("never"), "never", "run", "#!/bin/sh\nexit 7\n", ALL);
+    let loader = bed.open(vec![]);
+    let pending = loader.dispatch(&Arc::new(attach(1)), 1);
+    bed.shell("never", NOTE, "");
+    assert_eq!(endings(pending), [done("never")]);
+    assert!(bed.told("Loaded { plugin: \"never\""));
+}
+
+#[test]
+fn what_went_by_while_a_package_could_not_be_run_is_counted() {
+    let bed = Bed::new();
+    bed.shell("broken", NOTE, "");
+    let manifest = bed.package("broken").join("autoweave.plugin.json");
+    let whole = fs::read(&manifest).unwrap();
+    fs::write(&manifest, "{").unwrap();
+    let loader = bed.open(vec![]);
+    assert!(send(&loader, 1).is_empty() && send(&loader, 2).is_empty());
+    fs::write(&manifest, whole).unwrap();
+    bed.wait_for("events: 2 }");
+    assert_eq!(send(&loader, 3), [done("broken")]);
+}

@@ -26,6 +26,17 @@ pub fn sink() -> Sink {
             let error = escape_json(&error);
             error!(plugin, version, "the new version was not ready, the old one goes on: {error}");
         }
+        Report::NotStarted { plugin, version, error } => {
+            error!(plugin, version, "did not start, its events wait: {}", escape_json(&error));
+        }
+        Report::Missed { package, events } => {
+            let package = package.display().to_string();
+            error!(
+                events,
+                "{}: events went by while it was no plugin that can be run",
+                escape_json(&package)
+            );
+        }
         Report::Refused { error, .. } => error!("no plugin that can be run: {}", escape_json(&error)),
         Report::Removed { plugin } => info!(plugin, "removed"),
         Report::Log { plugin, line } => log(&plugin, &line),
