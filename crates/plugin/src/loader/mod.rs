@@ -48,7 +48,8 @@ pub struct Options {
     pub policy: Policy,
     /// Who runs them, and what they never get.
     pub host: Host,
-    /// Asked before each delivery: while it says no, events wait.
+    /// Asked before each delivery: while it says no, events wait. What is dispatched meanwhile and finds no room ends as
+    /// [`Ending::Left`].
     pub gate: Gate,
 }
 

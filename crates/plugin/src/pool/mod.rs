@@ -23,8 +23,11 @@ use crate::report::{Report, Sink};
 use crate::worker::{Deadlines, Killer};
 use queue::{Job, Queue};
 
-/// Events that wait for a plugin; who brings more waits.
+/// Events that wait for a plugin, without those of what was there when it started; who brings more waits.
 const WAITING_MAX: usize = 256;
+
+/// Between two looks at a gate that may shut, or is shut.
+const GATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Workers of a plugin: what a manifest may ask for.
 const SLOTS_MAX: usize = 8;
@@ -252,18 +255,24 @@ impl Pool {
         Ok(())
     }
 
-    /// Queues an event if the plugin hears such, and waits for room if there is none. `delivery` is the number
-    /// of its first delivery.
+    /// Queues an event if the plugin hears such, and waits for room if there is none, as long as the gate is open.
+    /// `delivery` is the number of its first delivery.
     pub(crate) fn submit(&self, event: &Arc<Event>, delivery: u32, reply: Sender<Outcome>) -> bool {
         let mut state = self.shared.lock();
         if !state.version.hears(event) {
             return false;
         }
-        while state.queue.len() >= WAITING_MAX && state.closing.is_none() {
-            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut left = None;
+        while state.queue.is_full(WAITING_MAX) && state.closing.is_none() {
+            if !(self.shared.outside.gate)() {
+                left = Some(Ending::Left);
+                break;
+            }
+            let waited = self.shared.room.wait_timeout(state, GATE_PAUSE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let job = self.shared.job(event, delivery, Some(reply));
-        match state.closing.clone() {
+        match state.closing.clone().or(left) {
             Some(ending) => self.shared.answer(&job, ending),
             None => state.queue.push(job),
         }

@@ -40,6 +40,11 @@ impl Queue {
         self.waiting.len()
     }
 
+    /// Whether so many wait that somebody wants to know of. The others are what was there when the plugin started.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.waiting.iter().filter(|job| job.reply.is_some()).nth(most - 1).is_some()
+    }
+
     pub(super) fn is_running(&self, slot: usize) -> bool {
         self.running[slot].is_some()
     }

@@ -10,7 +10,7 @@ use autoweave_usb_device::{Action, Device};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::Job;
-use super::{Candidate, Connection, Ending, Shared, State, Version};
+use super::{Candidate, Connection, Ending, GATE_PAUSE, Shared, State, Version};
 use crate::breaker::{Breaker, doubled};
 use crate::protocol::Verdict;
 use crate::report::Report;
@@ -20,9 +20,6 @@ use crate::worker::{Idle, Worker, WorkerFault};
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 
 const AGAIN_MAX: Duration = Duration::from_secs(2);
-
-/// Between two looks at a gate that is shut.
-const GATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A worker and what it was started for.
 struct Running {

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ struct Bed {
     told: Arc<Mutex<Vec<String>>>,
     processes: Arc<Mutex<Vec<u32>>>,
     policy: Policy,
+    gate: Arc<AtomicBool>,
 }
 
 impl Bed {
@@ -29,7 +31,8 @@ impl Bed {
         let (directory, output, store) = (support::directory(), support::directory(), support::directory());
         std::os::unix::fs::chown(output.path(), Some(65534), None).unwrap_or_default();
         let policy = Policy { deadlines: DEADLINES, deliveries_max: 3, patience: Duration::from_secs(5) };
-        Self { directory, output, store, told: Arc::default(), processes: Arc::default(), policy }
+        let (told, processes, gate) = (Arc::default(), Arc::default(), Arc::new(AtomicBool::new(true)));
+        Self { directory, output, store, told, processes, policy, gate }
     }
 
     fn package(&self, name: &str) -> PathBuf {
@@ -59,6 +62,7 @@ impl Bed {
 
     fn open(&self, connected: Vec<Arc<Event>>) -> Loader {
         let (told, processes) = (Arc::clone(&self.told), Arc::clone(&self.processes));
+        let gate = Arc::clone(&self.gate);
         let report: Sink = Arc::new(move |report| {
             if let Report::Started { process, .. } = &report {
                 processes.lock().unwrap().push(*process);
@@ -71,7 +75,7 @@ impl Bed {
             require_signature: false,
             policy: self.policy,
             host: support::host(),
-            gate: Arc::new(|| true),
+            gate: Arc::new(move || gate.load(Ordering::SeqCst)),
         };
         let loader = Loader::open(options, connected, report).unwrap();
         assert!(loader.wait_until_loaded(Duration::from_secs(60)));
@@ -464,4 +468,43 @@ fn what_went_by_while_a_package_could_not_be_run_is_counted() {
     fs::write(&manifest, whole).unwrap();
     bed.wait_for("events: 2 }");
     assert_eq!(send(&loader, 3), [done("broken")]);
+}
+
+const HELD: &str = "while ! [ -e $out-go ]; do sleep 0.01; done; echo $seq >>$out; ok";
+
+#[test]
+fn who_waits_for_room_goes_when_the_gate_is_shut_and_nothing_more_is_delivered() {
+    let bed = Bed::new();
+    bed.shell("held", HELD, "");
+    let loader = Arc::new(bed.open(vec![]));
+    let (mine, (sender, dispatched)) = (Arc::clone(&loader), std::sync::mpsc::channel());
+    let feeder = std::thread::spawn(move || {
+        (1..=300).for_each(|number| sender.send(mine.dispatch(&Arc::new(attach(number)), 1)).unwrap());
+    });
+    until("it is full", || loader.plugins()[0].tallies.waiting == 256);
+    bed.gate.store(false, Ordering::SeqCst);
+    feeder.join().unwrap();
+    fs::write(bed.output.path().join("held-go"), "").unwrap();
+    until("the first is done", || loader.plugins()[0].tallies.done == 1);
+    loader.close(Duration::from_secs(5));
+    let ended: Vec<_> = dispatched.into_iter().flat_map(endings).map(|(_, _, ending)| ending).collect();
+    assert_eq!((ended.len(), &ended[0]), (300, &Ending::Done));
+    assert!(ended[1..].iter().all(|ending| *ending == Ending::Left));
+    assert_eq!(bed.heard("held"), ["1"]);
+}
+
+#[test]
+fn what_was_there_at_the_start_takes_no_room_from_what_comes() {
+    let bed = Bed::new();
+    bed.shell("held", HELD, "");
+    let connected = (1..=300).map(|number| {
+        let port = format!("{}-{}", 1 + number / 100, 1 + number % 100);
+        Arc::new(event(number, &port, Action::Attach))
+    });
+    let loader = bed.open(connected.collect());
+    until("it is at the first", || loader.plugins()[0].tallies.waiting == 299);
+    let pending = loader.dispatch(&Arc::new(event(301, "9-1", Action::Attach)), 1);
+    fs::write(bed.output.path().join("held-go"), "").unwrap();
+    assert_eq!(endings(pending), [done("held")]);
+    assert_eq!(bed.heard("held").len(), 301);
 }

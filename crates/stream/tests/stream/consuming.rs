@@ -256,7 +256,7 @@ fn the_holder_of_the_lease_takes_over_at_once_and_nobody_else_reads() {
     let settings = server.settings();
     let seek = || Lease::seek(settings.clone(), "g", listener().0).unwrap();
     let reads = |lease: &Lease, name: &str| {
-        let sharing = Sharing::Lease(lease.fence().clone());
+        let sharing = Sharing::Lease(lease.fence());
         let member = Member { sharing, ..member(name, Duration::ZERO) };
         Consumer::redis(settings.clone(), member, listener().0)
     };
@@ -284,13 +284,33 @@ fn the_holder_of_the_lease_takes_over_at_once_and_nobody_else_reads() {
 }
 
 #[test]
+fn a_fence_that_fell_stays_down_when_the_lease_is_had_again() {
+    const KEY: &str = "{aw:hotplug}:lease:g";
+    let server = Server::start(&[]);
+    let lease = Lease::seek(server.settings(), "g", listener().0).unwrap();
+    until("it is held", || lease.fence().holds());
+    let first = lease.fence();
+    // Another loader has it for a moment: seen, or not.
+    redis::cmd("SET").arg(KEY).arg("other").exec(&mut server.connection()).unwrap();
+    until("it is lost", || !first.holds());
+    redis::cmd("DEL").arg(KEY).exec(&mut server.connection()).unwrap();
+    until("it is had again", || lease.fence().holds());
+    assert!(!first.holds());
+    let second = lease.fence();
+    redis::cmd("DEL").arg(KEY).exec(&mut server.connection()).unwrap();
+    until("it was lost unseen", || !second.holds());
+    until("it is had again", || lease.fence().holds());
+    assert!(!second.holds());
+}
+
+#[test]
 fn what_was_removed_before_the_holder_of_the_lease_got_it_is_counted_as_lost() {
     let server = Server::start(&[]);
     let mut bed = published(&server, 3);
     let lease = Lease::seek(server.settings(), "g", listener().0).unwrap();
     until("it is held", || lease.fence().holds());
     let (listener, notices) = listener();
-    let sharing = Sharing::Lease(lease.fence().clone());
+    let sharing = Sharing::Lease(lease.fence());
     let member = Member { sharing, ..member("c", Duration::ZERO) };
     let mut consumer = Consumer::redis(server.settings(), member, listener);
     assert_eq!(next(&mut consumer, 3).len(), 3);
