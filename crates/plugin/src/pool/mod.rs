@@ -39,7 +39,8 @@ pub struct Policy {
     pub deadlines: Deadlines,
     /// How often an event is delivered before it is given up; 1 or more.
     pub deliveries_max: u32,
-    /// How long an event waits while its plugin's circuit is open, before it is given up.
+    /// How long events wait for a plugin whose circuit opened. From then on, until it works again, they are given up at
+    /// once, but for one at each start that is tried: what waits holds up what other plugins are done with.
     pub patience: Duration,
 }
 
@@ -64,7 +65,7 @@ pub(crate) struct Version {
 pub struct Outcome {
     /// The plugin's name.
     pub plugin: String,
-    /// The last delivery's number, as the plugin was told; the first one's where there was none.
+    /// The last delivery's number, as the plugin was told; what came before the loader counts as well. 0: there was none.
     pub deliveries: u32,
     /// How it ended.
     pub ending: Ending,
@@ -388,12 +389,16 @@ impl Shared {
     }
 
     fn job(&self, event: &Arc<Event>, delivery: u32, reply: Option<Sender<Outcome>>) -> Job {
-        let patience = Instant::now() + self.policy.patience;
-        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, patience, reply }
+        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, reply }
     }
 
+    /// Says how it went with a job that waits.
     fn answer(&self, job: &Job, ending: Ending) {
-        let outcome = Outcome { plugin: self.name.clone(), deliveries: job.delivery, ending };
+        self.answer_after(job.delivery - 1, job, ending);
+    }
+
+    fn answer_after(&self, deliveries: u32, job: &Job, ending: Ending) {
+        let outcome = Outcome { plugin: self.name.clone(), deliveries, ending };
         // Who asked may not want to know any more.
         job.reply.iter().for_each(|reply| drop(reply.send(outcome.clone())));
     }

@@ -82,11 +82,10 @@ impl Slot<'_> {
         if is_old {
             return Step::Retire;
         }
-        self.give_up_the_impatient(&mut state, now);
         let may_start = state.breaker.not_before().is_none_or(|time| time <= now);
         if self.running.is_none() && !may_start {
-            let patience = state.queue.patience().filter(|_| state.breaker.is_open());
-            return Step::Wait(state.breaker.not_before().into_iter().chain(patience).min());
+            let patience_ends = self.wait_or_give_up(&mut state, now);
+            return Step::Wait(state.breaker.not_before().into_iter().chain(patience_ends).min());
         }
         if !(self.shared.outside.gate)() {
             return Step::Wait(Some(now + GATE_PAUSE));
@@ -104,18 +103,20 @@ impl Slot<'_> {
         }
     }
 
-    /// While the circuit is open, events wait for it only so long.
-    fn give_up_the_impatient(&self, state: &mut State, now: Instant) {
-        if !state.breaker.is_open() {
-            return;
+    /// While the circuit is open, events wait for it only so long: until the time answered, if that is not past.
+    fn wait_or_give_up(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        let patience_ends = state.breaker.opened()? + self.shared.policy.patience;
+        if now < patience_ends {
+            return Some(patience_ends);
         }
-        let impatient = state.queue.remove(|job| job.patience <= now);
+        let impatient = state.queue.remove(|_| true);
         state.tallies.given_up += impatient.len() as u64;
         for job in impatient {
             let error = format!("the plugin crashed too often, the last time: {}", state.last_error);
             self.shared.answer(&job, Ending::GaveUp { error });
         }
         self.shared.room.notify_all();
+        None
     }
 
     fn handle(&mut self, job: Job, version: Arc<Version>) {
@@ -125,7 +126,7 @@ impl Slot<'_> {
             return;
         }
         if let Err(fault) = self.have_worker(&job.event.device, version) {
-            self.crash(&fault);
+            self.crash(&fault, None);
             return self.put_back(job);
         }
         let Some(running) = &mut self.running else { return self.put_back(job) };
@@ -143,7 +144,7 @@ impl Slot<'_> {
             }
             Err(fault) => {
                 self.running = None;
-                self.crash(&fault);
+                self.crash(&fault, Some(&job.event.event_id));
                 self.judge(job, Verdict::Failed { error: fault.to_string(), retry: true });
             }
         }
@@ -177,7 +178,7 @@ impl Slot<'_> {
         }
         state.queue.finished(self.index);
         drop(state);
-        self.shared.answer(job, ending);
+        self.shared.answer_after(job.delivery, job, ending);
         // Its device's next event may be another slot's to take.
         self.shared.wake_one();
     }
@@ -272,14 +273,14 @@ impl Slot<'_> {
         }
     }
 
-    fn crash(&mut self, fault: &WorkerFault) {
+    fn crash(&mut self, fault: &WorkerFault, at: Option<&str>) {
         let (plugin, error, now) = (self.shared.name.clone(), fault.to_string(), Instant::now());
         self.crashed = true;
         let mut state = self.shared.lock();
         state.forget_worker(self.index);
         state.tallies.crashes += 1;
         state.last_error.clone_from(&error);
-        let wait = state.breaker.crashed(now) - now;
+        let wait = state.breaker.crashed(now, at) - now;
         let opened = state.breaker.is_open();
         drop(state);
         self.shared.tell(if opened {
@@ -295,7 +296,7 @@ impl Slot<'_> {
         if let Some(running) = &mut self.running {
             if let Idle::Ended(fault) = running.worker.idle(self.waker.as_fd(), timeout) {
                 self.running = None;
-                self.crash(&fault);
+                self.crash(&fault, None);
             }
         } else {
             let milliseconds = timeout.map(|timeout| timeout.as_micros().div_ceil(1000));

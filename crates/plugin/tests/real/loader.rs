@@ -321,26 +321,24 @@ fn two_packages_of_one_name_are_not_both_run() {
 fn a_circuit_opens_events_wait_for_it_only_so_long_and_others_go_on() {
     let mut bed = Bed::new();
     bed.policy.patience = Duration::from_millis(1500);
-    bed.policy.deliveries_max = 100;
+    bed.policy.deliveries_max = 1;
     bed.shell("crashes", "exit 1", "");
     bed.shell("steady", NOTE, "");
     let loader = bed.open(vec![]);
-    let begun = Instant::now();
-    let ended = send(&loader, 1);
-    let (name, _, Ending::GaveUp { error }) = &ended[0] else { panic!("{ended:?}") };
-    assert!(name == "crashes" && error.contains("it ended: with code 1"), "{error}");
-    assert!(
-        bed.told("CircuitOpened { plugin: \"crashes\""),
-        "{:?} {:#?}",
-        begun.elapsed(),
-        bed.told.lock().unwrap()
-    );
+    let pending: Vec<_> = (1..=12).map(|number| loader.dispatch(&Arc::new(attach(number)), 1)).collect();
+    for (pending, number) in pending.into_iter().zip(1..) {
+        let ended = endings(pending);
+        let (name, deliveries, Ending::GaveUp { error }) = &ended[0] else { panic!("{ended:?}") };
+        assert!(name == "crashes" && error.contains("it ended: with code 1"), "{error}");
+        assert_eq!(*deliveries, u32::from(number <= 10), "{number}");
+        assert_eq!(ended[1], done("steady"));
+    }
+    assert!(bed.told("CircuitOpened { plugin: \"crashes\""), "{:#?}", bed.told.lock().unwrap());
     assert!(loader.plugins()[0].tallies.circuit_open);
-    assert_eq!(ended[1], done("steady"));
     // The next version begins anew.
     bed.shell("crashes", NOTE, "");
     bed.wait_for("Swapped");
-    assert_eq!(send(&loader, 2), [done("crashes"), done("steady")]);
+    assert_eq!(send(&loader, 13), [done("crashes"), done("steady")]);
     assert!(!loader.plugins()[0].tallies.circuit_open);
 }
 
@@ -507,4 +505,32 @@ fn what_was_there_at_the_start_takes_no_room_from_what_comes() {
     fs::write(bed.output.path().join("held-go"), "").unwrap();
     assert_eq!(endings(pending), [done("held")]);
     assert_eq!(bed.heard("held").len(), 301);
+}
+
+#[test]
+fn what_waited_before_a_circuit_opened_waits_for_it_from_then_on() {
+    let mut bed = Bed::new();
+    bed.policy.patience = Duration::from_secs(11);
+    bed.policy.deliveries_max = 1;
+    bed.shell("crashes", "case $seq in ?|10) exit 1;; esac; echo $seq >>$out; ok", "");
+    let loader = bed.open(vec![]);
+    let pending: Vec<_> = (1..=12).map(|number| loader.dispatch(&Arc::new(attach(number)), 1)).collect();
+    let ended: Vec<_> = pending.into_iter().map(endings).collect();
+    assert!(ended[..10].iter().all(|ended| matches!(ended[0].2, Ending::GaveUp { .. })), "{ended:?}");
+    assert_eq!(ended[10..], [[done("crashes")], [done("crashes")]]);
+    assert!(bed.told("CircuitOpened"));
+}
+
+#[test]
+fn a_circuit_that_stays_open_holds_up_nobody_for_long() {
+    let mut bed = Bed::new();
+    bed.policy.patience = Duration::from_secs(1);
+    support::write(&bed.package("never"), "never", "run", "#!/bin/sh\nexit 7\n", ALL);
+    let loader = bed.open(vec![]);
+    let begun = Instant::now();
+    for number in 1..=50 {
+        let ended = send(&loader, number);
+        assert!(matches!(ended[0], (_, 0, Ending::GaveUp { .. })), "{ended:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
 }
