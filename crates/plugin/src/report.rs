@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use autoweave_usb_device::Event;
+
 use crate::worker::LogLine;
 
 /// Takes what a loader tells. Called from its threads, which wait meanwhile.
@@ -25,8 +27,10 @@ pub enum Report {
     Refused { package: PathBuf, error: String },
     /// While this directory was no plugin that could be run, so many events went by.
     Missed { package: PathBuf, events: u64 },
-    /// A plugin's directory is gone, and so is the plugin.
-    Removed { plugin: String },
+    /// A plugin's directory is gone, and so is the plugin; `unheard` events still waited for it.
+    Removed { plugin: String, unheard: usize },
+    /// A plugin gave up what was there when it started: of that there is no dead letter.
+    ColdplugGivenUp { plugin: String, event: Arc<Event>, deliveries: u32, error: String },
     /// A plugin's line for the log.
     Log { plugin: String, line: LogLine },
     /// A worker is ready; `restart` tells whether one crashed before.

@@ -209,7 +209,9 @@ impl Loader {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut registry = self.inner.lock();
         registry.closing = true;
-        registry.plugins.values().for_each(|plugin| plugin.pool.begin_to_close(Ending::Left));
+        for plugin in registry.plugins.values() {
+            plugin.pool.begin_to_close(Ending::Left);
+        }
     }
 
     /// Ends all plugins: they finish what they are at within `grace`, and what waits ends as [`Ending::Left`].
@@ -235,10 +237,13 @@ impl Drop for Loader {
 
 impl Pending {
     /// Waits until every plugin is done with the event, or has given it up. Nobody heard it: none. Ends within
-    /// the deliveries' deadlines and waits, and [`Policy::patience`].
+    /// the deliveries' deadlines and waits, and [`Policy::patience`]. A plugin whose thread ended without a word has left
+    /// the event, under no name.
     pub fn wait(mut self) -> Vec<Outcome> {
         let left = self.expected.saturating_sub(self.arrived.len());
         self.arrived.extend(self.outcomes.iter().take(left));
+        let silent = || Outcome { plugin: String::new(), deliveries: 0, ending: Ending::Left };
+        self.arrived.resize_with(self.expected.max(self.arrived.len()), silent);
         self.arrived
     }
 
@@ -259,7 +264,7 @@ impl Inner {
     }
 
     /// Loads what is new or has changed since `seen`, and removes what is gone.
-    fn look(&self, seen: &mut BTreeMap<PathBuf, u64>) {
+    fn look(self: &Arc<Self>, seen: &mut BTreeMap<PathBuf, u64>) {
         let directory = &self.options.directory;
         let packages = match packages(directory) {
             Ok(packages) => packages,
@@ -324,7 +329,7 @@ impl Inner {
         }
     }
 
-    fn load(&self, directory: &Path) -> Result<(), Refusal> {
+    fn load(self: &Arc<Self>, directory: &Path) -> Result<(), Refusal> {
         let unfit = |fault: PackageFault| Refusal::Unfit(fault.to_string());
         let package =
             Package::stage(directory, &self.options.store, self.options.require_signature).map_err(unfit)?;
@@ -390,13 +395,19 @@ impl Inner {
         Ok(())
     }
 
-    fn swap(&self, pool: &Pool, new: Version, version: String, notes: Vec<String>) -> Result<(), Refusal> {
+    fn swap(
+        self: &Arc<Self>,
+        pool: &Pool,
+        new: Version,
+        version: String,
+        notes: Vec<String>,
+    ) -> Result<(), Refusal> {
         let (plugin, previous) = (new.package.manifest.name.clone(), pool.version().package.root.clone());
         let is_first = !pool.has_started();
-        match pool.swap(new) {
+        let watched = Arc::clone(self);
+        match pool.swap(new, Box::new(move || watched.lock().coldplug().collect())) {
             Ok(()) => {
                 let mut registry = self.lock();
-                pool.submit_first(registry.coldplug());
                 if let Some(plugin) = registry.plugins.get_mut(&plugin) {
                     plugin.previous = Some(previous);
                 }
@@ -430,9 +441,9 @@ impl Inner {
         let removed = self.lock().plugins.remove(name);
         if let Some(plugin) = removed {
             let deadlines = self.options.policy.deadlines;
-            plugin.pool.begin_to_close(Ending::Removed);
+            let unheard = plugin.pool.begin_to_close(Ending::Removed);
             plugin.pool.close(Instant::now() + deadlines.event + deadlines.shutdown);
-            self.tell(Report::Removed { plugin: name.to_owned() });
+            self.tell(Report::Removed { plugin: name.to_owned(), unheard });
         }
     }
 
@@ -521,4 +532,19 @@ pub fn notes(permissions: &Permissions) -> Vec<String> {
         );
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_never_says_how_it_went_left_the_event() {
+        let (reply, outcomes) = channel();
+        let done = Outcome { plugin: "well".to_owned(), deliveries: 1, ending: Ending::Done };
+        reply.send(done.clone()).unwrap();
+        drop(reply);
+        let waited = Pending { outcomes, arrived: Vec::new(), expected: 2 }.wait();
+        assert_eq!((&waited[0], &waited[1].ending, waited.len()), (&done, &Ending::Left, 2));
+    }
 }

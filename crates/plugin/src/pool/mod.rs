@@ -162,12 +162,17 @@ struct State {
     tallies: Tallies,
 }
 
+/// Says what is connected.
+pub(crate) type Connected = Box<dyn FnOnce() -> Vec<Arc<Event>> + Send>;
+
 /// What tells one connection of a device from the next: its node has the address in its name.
 type Connection = (String, u8);
 
 /// A version to be tried, and who wants to know whether it became ready.
 struct Candidate {
     version: Arc<Version>,
+    /// What is connected once it is ready, as attaches in their order; none where that was queued before.
+    connected: Option<Connected>,
     reply: Sender<Result<(), String>>,
 }
 
@@ -210,7 +215,7 @@ impl Pool {
     /// # Errors
     /// Why it did not become ready: the circuit is open, and events wait for it.
     pub(crate) fn start(&self) -> Result<(), String> {
-        self.try_version(self.version())
+        self.try_version(self.version(), None)
     }
 
     /// Whether a worker was ever ready.
@@ -218,20 +223,21 @@ impl Pool {
         self.shared.lock().has_started
     }
 
-    /// Goes over to another version once one of its workers is ready; waits for that.
+    /// Goes over to another version once one of its workers is ready; waits for that. It hears of what is `connected`
+    /// first, but of a device that something waits for only that: this comes earlier.
     ///
     /// # Errors
     /// Why none is: nothing has changed.
-    pub(crate) fn swap(&self, version: Version) -> Result<(), String> {
-        self.try_version(Arc::new(version))
+    pub(crate) fn swap(&self, version: Version, connected: Connected) -> Result<(), String> {
+        self.try_version(Arc::new(version), Some(connected))
     }
 
-    fn try_version(&self, version: Arc<Version>) -> Result<(), String> {
+    fn try_version(&self, version: Arc<Version>, connected: Option<Connected>) -> Result<(), String> {
         self.grow(version.slots()).map_err(|error| format!("cannot start a thread: {error}"))?;
         let (reply, answer) = channel();
         let mut state = self.shared.lock();
         // Nobody would take it any more, nor answer.
-        state.candidate = state.closing.is_none().then_some(Candidate { version, reply });
+        state.candidate = state.closing.is_none().then_some(Candidate { version, connected, reply });
         drop(state);
         self.shared.wake_all();
         answer.recv().unwrap_or_else(|_| Err("the plugin is being ended".to_owned()))
@@ -284,11 +290,7 @@ impl Pool {
 
     /// Queues attaches before all others, whether there is room or not: what is there when a version starts.
     pub(crate) fn submit_first(&self, events: impl Iterator<Item = Arc<Event>>) {
-        let mut state = self.shared.lock();
-        let heard = events.filter(|event| state.version.hears(event));
-        let jobs = heard.map(|event| self.shared.job(&event, 1, None)).collect();
-        state.queue.push_first(jobs);
-        drop(state);
+        self.shared.lock().put_first(events);
         self.shared.wake_all();
     }
 
@@ -312,16 +314,18 @@ impl Pool {
     }
 
     /// No more is delivered; what waited ends as `ending`.
-    pub(crate) fn begin_to_close(&self, ending: Ending) {
+    ///
+    /// Answers how many waited that somebody wants to know of.
+    pub(crate) fn begin_to_close(&self, ending: Ending) -> usize {
         let mut state = self.shared.lock();
-        for job in state.queue.remove(|_| true) {
-            self.shared.answer(&job, ending.clone());
-        }
+        let waited = state.queue.remove(|_| true);
+        waited.iter().for_each(|job| self.shared.answer(job, ending.clone()));
         state.closing = Some(ending);
         state.candidate = None;
         drop(state);
         self.shared.room.notify_all();
         self.shared.wake_all();
+        waited.iter().filter(|job| job.reply.is_some()).count()
     }
 
     /// After [`Pool::begin_to_close`]: lets the workers finish what they are at and end until `end`, then ends them.
@@ -341,6 +345,13 @@ impl Pool {
 }
 
 impl State {
+    fn put_first(&mut self, events: impl Iterator<Item = Arc<Event>>) {
+        let waiting = self.queue.devices();
+        let heard = events.filter(|event| self.version.hears(event) && !waiting.contains(&queue::key(event)));
+        let jobs = heard.map(|event| Job { event, delivery: 1, not_before: None, reply: None }).collect();
+        self.queue.push_first(jobs);
+    }
+
     fn forget_worker(&mut self, slot: usize) {
         (self.workers[slot], self.devices[slot]) = (None, None);
     }
@@ -398,9 +409,16 @@ impl Shared {
     }
 
     fn answer_after(&self, deliveries: u32, job: &Job, ending: Ending) {
-        let outcome = Outcome { plugin: self.name.clone(), deliveries, ending };
-        // Who asked may not want to know any more.
-        job.reply.iter().for_each(|reply| drop(reply.send(outcome.clone())));
+        let outcome = Outcome { plugin: self.name.clone(), deliveries, ending: ending.clone() };
+        match (&job.reply, ending) {
+            // Who asked may not want to know any more.
+            (Some(reply), _) => drop(reply.send(outcome)),
+            (None, Ending::GaveUp { error }) => {
+                let (plugin, event) = (self.name.clone(), Arc::clone(&job.event));
+                self.tell(Report::ColdplugGivenUp { plugin, event, deliveries, error });
+            }
+            (None, _) => {}
+        }
     }
 
     fn wake_all(&self) {

@@ -1,6 +1,6 @@
 //! Events on their way to one plugin: in order for each device, side by side for different ones.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -47,6 +47,11 @@ impl Queue {
         self.running[slot].is_some()
     }
 
+    /// The devices that something waits for, by producer and `device_id`.
+    pub(super) fn devices(&self) -> HashSet<(&str, &str)> {
+        self.waiting.iter().map(|job| key(&job.event)).collect()
+    }
+
     /// Behind all others.
     pub(super) fn push(&mut self, job: Job) {
         self.waiting.push_back(job);
@@ -90,6 +95,11 @@ impl Queue {
         self.waiting = waiting;
         Vec::from_iter::<VecDeque<Job>>(out)
     }
+}
+
+/// What tells its device from others.
+pub(super) fn key(event: &Event) -> (&str, &str) {
+    (&event.producer, &event.device.device_id)
 }
 
 /// Whether one has to wait for the other: the same device, wherever it is, or the same port, whatever is in it.

@@ -235,14 +235,16 @@ impl Slot<'_> {
     }
 
     fn try_version(&mut self, candidate: Candidate) {
-        let Candidate { version, reply } = candidate;
+        let Candidate { version, connected, reply } = candidate;
         let result = match self.start(Arc::clone(&version), None) {
             Ok(running) => {
                 self.retire();
                 self.take_over(running);
+                let connected = connected.map(|connected| connected());
                 let mut state = self.shared.lock();
                 state.version = version;
                 state.breaker = Breaker::default();
+                state.put_first(connected.into_iter().flatten());
                 Ok(())
             }
             Err(fault) => {

@@ -261,7 +261,7 @@ fn a_version_that_does_not_become_ready_changes_nothing() {
     bed.wait_for("there is none");
     assert_eq!(send(&loader, 4), [done("rolled")]);
     fs::remove_dir_all(bed.package("rolled")).unwrap();
-    bed.wait_for("Removed { plugin: \"rolled\" }");
+    bed.wait_for("Removed { plugin: \"rolled\", unheard: 0 }");
     assert!(send(&loader, 5).is_empty() && loader.plugins().is_empty());
 }
 
@@ -314,7 +314,7 @@ fn two_packages_of_one_name_are_not_both_run() {
         ALL,
     );
     bed.wait_for("Loaded { plugin: \"new-name\"");
-    bed.wait_for("Removed { plugin: \"same-name\" }");
+    bed.wait_for("Removed { plugin: \"same-name\"");
 }
 
 #[test]
@@ -533,4 +533,44 @@ fn a_circuit_that_stays_open_holds_up_nobody_for_long() {
         assert!(matches!(ended[0], (_, 0, Ending::GaveUp { .. })), "{ended:?}");
     }
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_new_version_hears_what_waits_in_its_order_and_of_the_others_that_they_are_there() {
+    let bed = Bed::new();
+    let two = r#", "memory": {"max_workers": 2}"#;
+    bed.shell("swapped", "while ! [ -e $out-go$seq ]; do sleep 0.01; done; echo $seq >>$out; ok", two);
+    let go = |number| fs::write(bed.output.path().join(format!("swapped-go{number}")), "").unwrap();
+    let loader = bed.open(vec![]);
+    let send = |number, port: &str, action| loader.dispatch(&Arc::new(event(number, port, action)), 1);
+    let first = send(1, "1-1", Action::Attach);
+    until("it is at the first", || loader.plugins()[0].tallies.waiting == 0);
+    let second = send(2, "1-2", Action::Attach);
+    until("it is at the second", || loader.plugins()[0].tallies.waiting == 0);
+    let rest = [send(3, "1-2", Action::Detach), send(4, "1-2", Action::Attach)];
+    // One worker is free to be the new version's, the other keeps its device's events waiting.
+    go(1);
+    assert_eq!(endings(first), [done("swapped")]);
+    bed.shell("swapped", "echo $seq $action $reason >>$out; ok", two);
+    bed.wait_for("Swapped");
+    until("coldplug", || bed.heard("swapped") == ["1", "1 attach coldplug"]);
+    go(2);
+    assert_eq!(endings(second), [done("swapped")]);
+    rest.into_iter().for_each(|pending| assert_eq!(endings(pending), [done("swapped")]));
+    assert_eq!(bed.heard("swapped"), ["1", "1 attach coldplug", "2", "3 detach hotplug", "4 attach hotplug"]);
+}
+
+#[test]
+fn what_is_given_up_without_a_dead_letter_is_told() {
+    let bed = Bed::new();
+    let fails =
+        "id; echo '{\"type\":\"done\",\"id\":\"'$id'\",\"ok\":false,\"error\":\"no\",\"retry\":false}'";
+    bed.shell("fails", fails, "");
+    bed.shell("held", "while :; do sleep 0.01; done", "");
+    let loader = bed.open(vec![Arc::new(attach(1))]);
+    bed.wait_for("ColdplugGivenUp { plugin: \"fails\"");
+    let pending = loader.dispatch(&Arc::new(attach(2)), 1);
+    fs::remove_dir_all(bed.package("held")).unwrap();
+    bed.wait_for("Removed { plugin: \"held\", unheard: 1 }");
+    assert_eq!(endings(pending)[1].2, Ending::Removed);
 }

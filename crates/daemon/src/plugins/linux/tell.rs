@@ -38,7 +38,14 @@ pub fn sink() -> Sink {
             );
         }
         Report::Refused { error, .. } => error!("no plugin that can be run: {}", escape_json(&error)),
-        Report::Removed { plugin } => info!(plugin, "removed"),
+        Report::Removed { plugin, unheard: 0 } => info!(plugin, "removed"),
+        Report::Removed { plugin, unheard } => {
+            warn!(plugin, unheard, "removed, with events that waited for it");
+        }
+        Report::ColdplugGivenUp { plugin, event, deliveries, error } => {
+            let (device, error) = (&event.device.device_id, escape_json(&error));
+            error!(plugin, device, deliveries, "gave up what was there when it started: {error}");
+        }
         Report::Log { plugin, line } => log(&plugin, &line),
         Report::Started { plugin, process, restart } => debug!(plugin, process, restart, "worker started"),
         Report::Crashed { plugin, error, wait } => {
