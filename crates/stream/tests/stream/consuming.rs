@@ -132,6 +132,22 @@ fn an_event_that_ends_its_consumers_is_delivered_alone_and_then_given_up() {
 }
 
 #[test]
+fn what_a_consumer_leaves_of_its_own_accord_does_not_count_as_delivered() {
+    let server = Server::start(&[]);
+    let _bed = published(&server, 3);
+    for _ in 0..8 {
+        let (mut consumer, _) = consumer(&server.settings(), "c");
+        assert_eq!(seqs(&next(&mut consumer, 3)), [(1, 1), (2, 1), (3, 1)]);
+        consumer.deliveries.leave();
+    }
+    // One that is killed does.
+    drop(next(&mut consumer(&server.settings(), "c").0, 3));
+    let (mut consumer, _) = consumer(&server.settings(), "c");
+    assert_eq!(seqs(&next(&mut consumer, 3)), [(1, 2), (2, 2), (3, 2)]);
+    assert_eq!(pending(&server), 3);
+}
+
+#[test]
 fn dead_letters_are_written_with_the_acknowledgement_and_once() {
     let server = Server::start(&[]);
     let _bed = published(&server, 2);

@@ -143,6 +143,32 @@ fn of_two_loaders_one_is_active_and_the_other_takes_over_in_seconds() {
     stopped(first);
 }
 
+/// How often each entry that waits was delivered.
+fn deliveries(server: &Server) -> Vec<u64> {
+    let mut command = redis::cmd("XPENDING");
+    command.arg("aw:hotplug").arg("plugin-loader").arg("-").arg("+").arg(1000);
+    let pending: Vec<(String, String, u64, u64)> = command.query(&mut server.connect().unwrap()).unwrap();
+    pending.into_iter().map(|(.., deliveries)| deliveries).collect()
+}
+
+#[test]
+fn a_loader_that_is_stopped_counts_no_delivery_of_what_it_leaves() {
+    let (bed, server) = (Bed::new(), Server::start());
+    bed.shell("desk", "until [ -e $out.go ]; do sleep 0.05; done; note; ok");
+    simulate(&server, 5, 1, 0).wait().ok();
+    for _ in 0..2 {
+        let running = loader(&bed, &server);
+        wait_until("it has taken all", || pending(&server) == Some(10) && deliveries(&server) == [1; 10]);
+        stopped(running);
+        assert_eq!(deliveries(&server), [0; 10]);
+    }
+    bed.let_go("desk");
+    let running = loader(&bed, &server);
+    wait_until("all is settled", || bed.heard("desk").len() == 10 && pending(&server) == Some(0));
+    assert!(dead(&server).is_empty());
+    stopped(running);
+}
+
 /// Takes the detaches out of the stream, to be put in again later.
 fn take_detaches(server: &Server) -> Vec<Vec<String>> {
     let mut connection = server.connect().unwrap();

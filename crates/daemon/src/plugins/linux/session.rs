@@ -52,6 +52,9 @@ pub fn run(
         feed(&loader, deliveries, &sender, &ends);
         loader.close(control.grace());
     });
+    if control.is_stopped() {
+        deliveries.leave();
+    }
     control.set_loader(None);
 }
 
