@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use autoweave_usb_device::Event;
+
 use crate::worker::LogLine;
 
 /// Takes what a loader tells. Called from its threads, which wait meanwhile.
@@ -15,14 +17,20 @@ pub type Sink = Arc<dyn Fn(Report) + Send + Sync>;
 pub enum Report {
     /// A plugin is there and ready. `notes` say what its permissions come to, for the log.
     Loaded { plugin: String, version: String, notes: Vec<String> },
+    /// A plugin is there and did not become ready: its events wait, as after [`Report::CircuitOpened`].
+    NotStarted { plugin: String, version: String, error: String },
     /// Another version of a plugin took its place.
     Swapped { plugin: String, version: String, notes: Vec<String> },
     /// A new version did not become ready: the one before goes on.
     RolledBack { plugin: String, version: String, error: String },
     /// A directory is no plugin that can be run. One that was loaded from it before goes on.
     Refused { package: PathBuf, error: String },
-    /// A plugin's directory is gone, and so is the plugin.
-    Removed { plugin: String },
+    /// While this directory was no plugin that could be run, so many events went by.
+    Missed { package: PathBuf, events: u64 },
+    /// A plugin's directory is gone, and so is the plugin; `unheard` events still waited for it.
+    Removed { plugin: String, unheard: usize },
+    /// A plugin gave up what was there when it started: of that there is no dead letter.
+    ColdplugGivenUp { plugin: String, event: Arc<Event>, deliveries: u32, error: String },
     /// A plugin's line for the log.
     Log { plugin: String, line: LogLine },
     /// A worker is ready; `restart` tells whether one crashed before.

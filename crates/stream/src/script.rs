@@ -59,6 +59,10 @@ pub(crate) static CLAIM: LazyLock<Script> =
 pub(crate) static OWN: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/own.lua").to_owned()));
 
+/// Takes back that a consumer was given entries.
+pub(crate) static LEAVE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/leave.lua").to_owned()));
+
 /// Acknowledges an entry, with its dead letters.
 pub(crate) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/settle.lua").to_owned()));

@@ -48,7 +48,8 @@ pub struct Options {
     pub policy: Policy,
     /// Who runs them, and what they never get.
     pub host: Host,
-    /// Asked before each delivery: while it says no, events wait.
+    /// Asked before each delivery: while it says no, events wait. What is dispatched meanwhile and finds no room ends as
+    /// [`Ending::Left`].
     pub gate: Gate,
 }
 
@@ -100,7 +101,8 @@ pub struct Pending {
 enum Refusal {
     /// It, or this machine, would have to be changed.
     Unfit(String),
-    NotStarted(String),
+    /// That was told.
+    NotStarted,
 }
 
 struct Inner {
@@ -114,6 +116,8 @@ struct Registry {
     plugins: BTreeMap<String, Plugin>,
     /// The last attach of each device that is connected, by producer and `device_id`.
     connected: HashMap<(String, String), Arc<Event>>,
+    /// Directories that are no plugin that can be run, and how many events went by since.
+    unfit: BTreeMap<PathBuf, u64>,
     /// No plugin is to be added any more.
     closing: bool,
 }
@@ -176,6 +180,7 @@ impl Loader {
     pub fn dispatch(&self, event: &Arc<Event>, delivery: u32) -> Pending {
         let mut registry = self.inner.lock();
         registry.note(event);
+        registry.unfit.values_mut().for_each(|missed| *missed += 1);
         let pools: Vec<_> = registry.plugins.values().map(|plugin| Arc::clone(&plugin.pool)).collect();
         drop(registry);
         let (reply, outcomes) = channel();
@@ -204,7 +209,9 @@ impl Loader {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut registry = self.inner.lock();
         registry.closing = true;
-        registry.plugins.values().for_each(|plugin| plugin.pool.begin_to_close(Ending::Left));
+        for plugin in registry.plugins.values() {
+            plugin.pool.begin_to_close(Ending::Left);
+        }
     }
 
     /// Ends all plugins: they finish what they are at within `grace`, and what waits ends as [`Ending::Left`].
@@ -214,7 +221,10 @@ impl Loader {
         let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         // It may be waiting for a plugin to get ready, which it ends itself then.
         while watching.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
-        let plugins = std::mem::take(&mut self.inner.lock().plugins);
+        let mut registry = self.inner.lock();
+        let (plugins, unfit) = (std::mem::take(&mut registry.plugins), std::mem::take(&mut registry.unfit));
+        drop(registry);
+        unfit.into_iter().for_each(|(package, missed)| self.inner.tell_missed(package, missed));
         plugins.values().for_each(|plugin| plugin.pool.close(end));
     }
 }
@@ -227,10 +237,13 @@ impl Drop for Loader {
 
 impl Pending {
     /// Waits until every plugin is done with the event, or has given it up. Nobody heard it: none. Ends within
-    /// the deliveries' deadlines and waits, and [`Policy::patience`].
+    /// the deliveries' deadlines and waits, and [`Policy::patience`]. A plugin whose thread ended without a word has left
+    /// the event, under no name.
     pub fn wait(mut self) -> Vec<Outcome> {
         let left = self.expected.saturating_sub(self.arrived.len());
         self.arrived.extend(self.outcomes.iter().take(left));
+        let silent = || Outcome { plugin: String::new(), deliveries: 0, ending: Ending::Left };
+        self.arrived.resize_with(self.expected.max(self.arrived.len()), silent);
         self.arrived
     }
 
@@ -251,7 +264,7 @@ impl Inner {
     }
 
     /// Loads what is new or has changed since `seen`, and removes what is gone.
-    fn look(&self, seen: &mut BTreeMap<PathBuf, u64>) {
+    fn look(self: &Arc<Self>, seen: &mut BTreeMap<PathBuf, u64>) {
         let directory = &self.options.directory;
         let packages = match packages(directory) {
             Ok(packages) => packages,
@@ -269,6 +282,9 @@ impl Inner {
             .collect();
         gone.iter().for_each(|name| self.remove(name));
         seen.retain(|path, _| packages.contains(path));
+        let unfit: Vec<_> =
+            self.lock().unfit.keys().filter(|path| !packages.contains(*path)).cloned().collect();
+        unfit.into_iter().for_each(|package| self.is_no_longer_unfit(package));
         for package in packages {
             if self.lock().closing {
                 return;
@@ -280,9 +296,10 @@ impl Inner {
             }
             let loaded = self.load(&package);
             // One that is as it should be and did not start may do so at the next look.
-            let is_final = !matches!(loaded, Err(Refusal::NotStarted(_)));
-            if let Err(Refusal::Unfit(error) | Refusal::NotStarted(error)) = loaded {
-                self.tell(Report::Refused { package: package.clone(), error });
+            let is_final = !matches!(loaded, Err(Refusal::NotStarted));
+            match loaded {
+                Err(Refusal::Unfit(error)) => self.refuse(&package, error),
+                Ok(()) | Err(Refusal::NotStarted) => self.is_no_longer_unfit(package.clone()),
             }
             // Changed while it was read: the change has woken the watch, and it is looked at again.
             seen.remove(&package);
@@ -294,7 +311,25 @@ impl Inner {
         self.prune();
     }
 
-    fn load(&self, directory: &Path) -> Result<(), Refusal> {
+    fn refuse(&self, package: &Path, error: String) {
+        if self.name_of(package).is_none() {
+            self.lock().unfit.entry(package.to_owned()).or_insert(0);
+        }
+        self.tell(Report::Refused { package: package.to_owned(), error });
+    }
+
+    fn is_no_longer_unfit(&self, package: PathBuf) {
+        let missed = self.lock().unfit.remove(&package);
+        self.tell_missed(package, missed.unwrap_or(0));
+    }
+
+    fn tell_missed(&self, package: PathBuf, events: u64) {
+        if events > 0 {
+            self.tell(Report::Missed { package, events });
+        }
+    }
+
+    fn load(self: &Arc<Self>, directory: &Path) -> Result<(), Refusal> {
         let unfit = |fault: PackageFault| Refusal::Unfit(fault.to_string());
         let package =
             Package::stage(directory, &self.options.store, self.options.require_signature).map_err(unfit)?;
@@ -315,26 +350,11 @@ impl Inner {
                     other.display()
                 )));
             }
-            Some((pool, _)) if pool.version().package.digest == package.digest => return Ok(()),
-            Some((pool, _)) => self.swap(&pool, Version { package, launch }, version, notes),
-            None => {
-                let pool = Pool::open(Version { package, launch }, self.options.policy, self.outside())
-                    .map_err(|error| {
-                        Refusal::NotStarted(format!("{}: {name} did not start: {error}", directory.display()))
-                    })?;
-                let mut registry = self.lock();
-                if registry.closing {
-                    drop(registry);
-                    pool.begin_to_close(Ending::Left);
-                    pool.close(Instant::now());
-                    return Ok(());
-                }
-                pool.submit_first(registry.coldplug());
-                let plugin = Plugin { pool: Arc::new(pool), directory: directory.to_owned(), previous: None };
-                registry.plugins.insert(name.clone(), plugin);
-                drop(registry);
-                self.tell(Report::Loaded { plugin: name, version, notes });
+            Some((pool, _)) if pool.has_started() && pool.version().package.digest == package.digest => {
+                return Ok(());
             }
+            Some((pool, _)) => self.swap(&pool, Version { package, launch }, version, notes)?,
+            None => self.add(directory, Version { package, launch }, version, notes)?,
         }
         old_name.iter().for_each(|old| self.remove(old));
         Ok(())
@@ -344,20 +364,68 @@ impl Inner {
         Outside { report: Arc::clone(&self.report), gate: Arc::clone(&self.options.gate) }
     }
 
-    fn swap(&self, pool: &Pool, new: Version, version: String, notes: Vec<String>) {
+    /// A plugin that did not become ready is there all the same: what it should hear waits for it.
+    fn add(
+        &self,
+        directory: &Path,
+        new: Version,
+        version: String,
+        notes: Vec<String>,
+    ) -> Result<(), Refusal> {
+        let plugin = new.package.manifest.name.clone();
+        let pool = Pool::open(new, self.options.policy, self.outside()).map_err(|error| {
+            Refusal::Unfit(format!("{}: {plugin}: no thread can be started: {error}", directory.display()))
+        })?;
+        let started = pool.start();
+        let mut registry = self.lock();
+        if registry.closing {
+            drop(registry);
+            pool.begin_to_close(Ending::Left);
+            pool.close(Instant::now());
+            return Ok(());
+        }
+        pool.submit_first(registry.coldplug());
+        let added = Plugin { pool: Arc::new(pool), directory: directory.to_owned(), previous: None };
+        registry.plugins.insert(plugin.clone(), added);
+        drop(registry);
+        match started {
+            Ok(()) => self.tell(Report::Loaded { plugin, version, notes }),
+            Err(error) => return Err(self.not_started(plugin, version, error)),
+        }
+        Ok(())
+    }
+
+    fn swap(
+        self: &Arc<Self>,
+        pool: &Pool,
+        new: Version,
+        version: String,
+        notes: Vec<String>,
+    ) -> Result<(), Refusal> {
         let (plugin, previous) = (new.package.manifest.name.clone(), pool.version().package.root.clone());
-        match pool.swap(new) {
+        let is_first = !pool.has_started();
+        let watched = Arc::clone(self);
+        match pool.swap(new, Box::new(move || watched.lock().coldplug().collect())) {
             Ok(()) => {
                 let mut registry = self.lock();
-                pool.submit_first(registry.coldplug());
                 if let Some(plugin) = registry.plugins.get_mut(&plugin) {
                     plugin.previous = Some(previous);
                 }
                 drop(registry);
-                self.tell(Report::Swapped { plugin, version, notes });
+                self.tell(match is_first {
+                    true => Report::Loaded { plugin, version, notes },
+                    false => Report::Swapped { plugin, version, notes },
+                });
             }
+            Err(error) if is_first => return Err(self.not_started(plugin, version, error)),
             Err(error) => self.tell(Report::RolledBack { plugin, version, error }),
         }
+        Ok(())
+    }
+
+    fn not_started(&self, plugin: String, version: String, error: String) -> Refusal {
+        self.tell(Report::NotStarted { plugin, version, error });
+        Refusal::NotStarted
     }
 
     fn name_of(&self, directory: &Path) -> Option<String> {
@@ -373,9 +441,9 @@ impl Inner {
         let removed = self.lock().plugins.remove(name);
         if let Some(plugin) = removed {
             let deadlines = self.options.policy.deadlines;
-            plugin.pool.begin_to_close(Ending::Removed);
+            let unheard = plugin.pool.begin_to_close(Ending::Removed);
             plugin.pool.close(Instant::now() + deadlines.event + deadlines.shutdown);
-            self.tell(Report::Removed { plugin: name.to_owned() });
+            self.tell(Report::Removed { plugin: name.to_owned(), unheard });
         }
     }
 
@@ -464,4 +532,19 @@ pub fn notes(permissions: &Permissions) -> Vec<String> {
         );
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_never_says_how_it_went_left_the_event() {
+        let (reply, outcomes) = channel();
+        let done = Outcome { plugin: "well".to_owned(), deliveries: 1, ending: Ending::Done };
+        reply.send(done.clone()).unwrap();
+        drop(reply);
+        let waited = Pending { outcomes, arrived: Vec::new(), expected: 2 }.wait();
+        assert_eq!((&waited[0], &waited[1].ending, waited.len()), (&done, &Ending::Left, 2));
+    }
 }

@@ -23,8 +23,11 @@ use crate::report::{Report, Sink};
 use crate::worker::{Deadlines, Killer};
 use queue::{Job, Queue};
 
-/// Events that wait for a plugin; who brings more waits.
+/// Events that wait for a plugin, without those of what was there when it started; who brings more waits.
 const WAITING_MAX: usize = 256;
+
+/// Between two looks at a gate that may shut, or is shut.
+const GATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Workers of a plugin: what a manifest may ask for.
 const SLOTS_MAX: usize = 8;
@@ -36,7 +39,8 @@ pub struct Policy {
     pub deadlines: Deadlines,
     /// How often an event is delivered before it is given up; 1 or more.
     pub deliveries_max: u32,
-    /// How long an event waits while its plugin's circuit is open, before it is given up.
+    /// How long events wait for a plugin whose circuit opened. From then on, until it works again, they are given up at
+    /// once, but for one at each start that is tried: what waits holds up what other plugins are done with.
     pub patience: Duration,
 }
 
@@ -61,7 +65,7 @@ pub(crate) struct Version {
 pub struct Outcome {
     /// The plugin's name.
     pub plugin: String,
-    /// The last delivery's number, as the plugin was told; the first one's where there was none.
+    /// The last delivery's number, as the plugin was told; what came before the loader counts as well. 0: there was none.
     pub deliveries: u32,
     /// How it ended.
     pub ending: Ending,
@@ -144,6 +148,8 @@ struct State {
     breaker: Breaker,
     /// Of the last crash.
     last_error: String,
+    /// Whether a worker was ever ready.
+    has_started: bool,
     closing: Option<Ending>,
     /// By slot: how to end its process.
     workers: Vec<Option<Killer>>,
@@ -156,21 +162,26 @@ struct State {
     tallies: Tallies,
 }
 
+/// Says what is connected.
+pub(crate) type Connected = Box<dyn FnOnce() -> Vec<Arc<Event>> + Send>;
+
 /// What tells one connection of a device from the next: its node has the address in its name.
 type Connection = (String, u8);
 
 /// A version to be tried, and who wants to know whether it became ready.
 struct Candidate {
     version: Arc<Version>,
+    /// What is connected once it is ready, as attaches in their order; none where that was queued before.
+    connected: Option<Connected>,
     reply: Sender<Result<(), String>>,
 }
 
 impl Pool {
-    /// Starts the threads, and one worker.
+    /// Starts the threads; no worker before [`Pool::start`], or the first event.
     ///
     /// # Errors
-    /// Why it did not become ready.
-    pub(crate) fn open(version: Version, policy: Policy, outside: Outside) -> Result<Self, String> {
+    /// The system gives no thread.
+    pub(crate) fn open(version: Version, policy: Policy, outside: Outside) -> io::Result<Self> {
         let (name, version) = (version.package.manifest.name.clone(), Arc::new(version));
         let state = State {
             queue: Queue::new(SLOTS_MAX),
@@ -178,6 +189,7 @@ impl Pool {
             candidate: None,
             breaker: Breaker::default(),
             last_error: String::new(),
+            has_started: false,
             closing: None,
             workers: (0..SLOTS_MAX).map(|_| None).collect(),
             devices: vec![None; SLOTS_MAX],
@@ -188,30 +200,44 @@ impl Pool {
         let shared =
             Arc::new(Shared { name, policy, outside, state: Mutex::new(state), room: Condvar::new() });
         let pool = Self { shared, threads: Mutex::default() };
-        match pool.try_version(version) {
+        match pool.grow(version.slots()) {
             Ok(()) => Ok(pool),
             Err(error) => {
-                pool.begin_to_close(Ending::Removed);
+                pool.begin_to_close(Ending::Left);
                 pool.close(Instant::now());
                 Err(error)
             }
         }
     }
 
-    /// Goes over to another version once one of its workers is ready; waits for that.
+    /// Starts a worker.
+    ///
+    /// # Errors
+    /// Why it did not become ready: the circuit is open, and events wait for it.
+    pub(crate) fn start(&self) -> Result<(), String> {
+        self.try_version(self.version(), None)
+    }
+
+    /// Whether a worker was ever ready.
+    pub(crate) fn has_started(&self) -> bool {
+        self.shared.lock().has_started
+    }
+
+    /// Goes over to another version once one of its workers is ready; waits for that. It hears of what is `connected`
+    /// first, but of a device that something waits for only that: this comes earlier.
     ///
     /// # Errors
     /// Why none is: nothing has changed.
-    pub(crate) fn swap(&self, version: Version) -> Result<(), String> {
-        self.try_version(Arc::new(version))
+    pub(crate) fn swap(&self, version: Version, connected: Connected) -> Result<(), String> {
+        self.try_version(Arc::new(version), Some(connected))
     }
 
-    fn try_version(&self, version: Arc<Version>) -> Result<(), String> {
+    fn try_version(&self, version: Arc<Version>, connected: Option<Connected>) -> Result<(), String> {
         self.grow(version.slots()).map_err(|error| format!("cannot start a thread: {error}"))?;
         let (reply, answer) = channel();
         let mut state = self.shared.lock();
         // Nobody would take it any more, nor answer.
-        state.candidate = state.closing.is_none().then_some(Candidate { version, reply });
+        state.candidate = state.closing.is_none().then_some(Candidate { version, connected, reply });
         drop(state);
         self.shared.wake_all();
         answer.recv().unwrap_or_else(|_| Err("the plugin is being ended".to_owned()))
@@ -236,18 +262,24 @@ impl Pool {
         Ok(())
     }
 
-    /// Queues an event if the plugin hears such, and waits for room if there is none. `delivery` is the number
-    /// of its first delivery.
+    /// Queues an event if the plugin hears such, and waits for room if there is none, as long as the gate is open.
+    /// `delivery` is the number of its first delivery.
     pub(crate) fn submit(&self, event: &Arc<Event>, delivery: u32, reply: Sender<Outcome>) -> bool {
         let mut state = self.shared.lock();
         if !state.version.hears(event) {
             return false;
         }
-        while state.queue.len() >= WAITING_MAX && state.closing.is_none() {
-            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let mut left = None;
+        while state.queue.is_full(WAITING_MAX) && state.closing.is_none() {
+            if !(self.shared.outside.gate)() {
+                left = Some(Ending::Left);
+                break;
+            }
+            let waited = self.shared.room.wait_timeout(state, GATE_PAUSE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let job = self.shared.job(event, delivery, Some(reply));
-        match state.closing.clone() {
+        match state.closing.clone().or(left) {
             Some(ending) => self.shared.answer(&job, ending),
             None => state.queue.push(job),
         }
@@ -258,11 +290,7 @@ impl Pool {
 
     /// Queues attaches before all others, whether there is room or not: what is there when a version starts.
     pub(crate) fn submit_first(&self, events: impl Iterator<Item = Arc<Event>>) {
-        let mut state = self.shared.lock();
-        let heard = events.filter(|event| state.version.hears(event));
-        let jobs = heard.map(|event| self.shared.job(&event, 1, None)).collect();
-        state.queue.push_first(jobs);
-        drop(state);
+        self.shared.lock().put_first(events);
         self.shared.wake_all();
     }
 
@@ -286,16 +314,18 @@ impl Pool {
     }
 
     /// No more is delivered; what waited ends as `ending`.
-    pub(crate) fn begin_to_close(&self, ending: Ending) {
+    ///
+    /// Answers how many waited that somebody wants to know of.
+    pub(crate) fn begin_to_close(&self, ending: Ending) -> usize {
         let mut state = self.shared.lock();
-        for job in state.queue.remove(|_| true) {
-            self.shared.answer(&job, ending.clone());
-        }
+        let waited = state.queue.remove(|_| true);
+        waited.iter().for_each(|job| self.shared.answer(job, ending.clone()));
         state.closing = Some(ending);
         state.candidate = None;
         drop(state);
         self.shared.room.notify_all();
         self.shared.wake_all();
+        waited.iter().filter(|job| job.reply.is_some()).count()
     }
 
     /// After [`Pool::begin_to_close`]: lets the workers finish what they are at and end until `end`, then ends them.
@@ -315,6 +345,13 @@ impl Pool {
 }
 
 impl State {
+    fn put_first(&mut self, events: impl Iterator<Item = Arc<Event>>) {
+        let waiting = self.queue.devices();
+        let heard = events.filter(|event| self.version.hears(event) && !waiting.contains(&queue::key(event)));
+        let jobs = heard.map(|event| Job { event, delivery: 1, not_before: None, reply: None }).collect();
+        self.queue.push_first(jobs);
+    }
+
     fn forget_worker(&mut self, slot: usize) {
         (self.workers[slot], self.devices[slot]) = (None, None);
     }
@@ -363,14 +400,25 @@ impl Shared {
     }
 
     fn job(&self, event: &Arc<Event>, delivery: u32, reply: Option<Sender<Outcome>>) -> Job {
-        let patience = Instant::now() + self.policy.patience;
-        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, patience, reply }
+        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, reply }
     }
 
+    /// Says how it went with a job that waits.
     fn answer(&self, job: &Job, ending: Ending) {
-        let outcome = Outcome { plugin: self.name.clone(), deliveries: job.delivery, ending };
-        // Who asked may not want to know any more.
-        job.reply.iter().for_each(|reply| drop(reply.send(outcome.clone())));
+        self.answer_after(job.delivery - 1, job, ending);
+    }
+
+    fn answer_after(&self, deliveries: u32, job: &Job, ending: Ending) {
+        let outcome = Outcome { plugin: self.name.clone(), deliveries, ending: ending.clone() };
+        match (&job.reply, ending) {
+            // Who asked may not want to know any more.
+            (Some(reply), _) => drop(reply.send(outcome)),
+            (None, Ending::GaveUp { error }) => {
+                let (plugin, event) = (self.name.clone(), Arc::clone(&job.event));
+                self.tell(Report::ColdplugGivenUp { plugin, event, deliveries, error });
+            }
+            (None, _) => {}
+        }
     }
 
     fn wake_all(&self) {

@@ -1,6 +1,6 @@
 //! Events on their way to one plugin: in order for each device, side by side for different ones.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
@@ -17,8 +17,6 @@ pub(super) struct Job {
     pub(super) delivery: u32,
     /// When it may be delivered again.
     pub(super) not_before: Option<Instant>,
-    /// From when on an open circuit is reason enough to give it up.
-    pub(super) patience: Instant,
     /// Who wants to know how it went.
     pub(super) reply: Option<Sender<Outcome>>,
 }
@@ -40,8 +38,18 @@ impl Queue {
         self.waiting.len()
     }
 
+    /// Whether so many wait that somebody wants to know of. The others are what was there when the plugin started.
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.waiting.iter().filter(|job| job.reply.is_some()).nth(most - 1).is_some()
+    }
+
     pub(super) fn is_running(&self, slot: usize) -> bool {
         self.running[slot].is_some()
+    }
+
+    /// The devices that something waits for, by producer and `device_id`.
+    pub(super) fn devices(&self) -> HashSet<(&str, &str)> {
+        self.waiting.iter().map(|job| key(&job.event)).collect()
     }
 
     /// Behind all others.
@@ -81,17 +89,17 @@ impl Queue {
         self.waiting.iter().filter_map(|job| job.not_before).min()
     }
 
-    /// When the first job's patience ends.
-    pub(super) fn patience(&self) -> Option<Instant> {
-        self.waiting.iter().map(|job| job.patience).min()
-    }
-
     /// Takes out the jobs that `leaves` says.
     pub(super) fn remove(&mut self, leaves: impl Fn(&Job) -> bool) -> Vec<Job> {
         let (out, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|job| leaves(job));
         self.waiting = waiting;
         Vec::from_iter::<VecDeque<Job>>(out)
     }
+}
+
+/// What tells its device from others.
+pub(super) fn key(event: &Event) -> (&str, &str) {
+    (&event.producer, &event.device.device_id)
 }
 
 /// Whether one has to wait for the other: the same device, wherever it is, or the same port, whatever is in it.
@@ -126,8 +134,8 @@ mod tests {
         })
     }
 
-    fn job(event: Arc<Event>, now: Instant) -> Job {
-        Job { event, delivery: 1, not_before: None, patience: now, reply: None }
+    fn job(event: Arc<Event>) -> Job {
+        Job { event, delivery: 1, not_before: None, reply: None }
     }
 
     #[test]
@@ -136,7 +144,7 @@ mod tests {
         let mut queue = Queue::new(2);
         [event(1, 1, 1), event(2, 1, 2), event(3, 2, 1), event(4, 3, 3)]
             .into_iter()
-            .for_each(|e| queue.push(job(e, now)));
+            .for_each(|e| queue.push(job(e)));
         let first = queue.take(0, now, |_| true).unwrap();
         assert_eq!(first.event.seq, 1);
         assert_eq!(queue.take(1, now, |_| true).unwrap().event.seq, 4);
@@ -162,7 +170,7 @@ mod tests {
             let now = Instant::now();
             let mut queue = Queue::new(3);
             for ((port, device), seq) in ports.iter().zip(1..) {
-                queue.push(job(event(seq, *port, *device), now));
+                queue.push(job(event(seq, *port, *device)));
             }
             let (mut at, mut heard): ([Option<Job>; 3], Vec<Arc<Event>>) = Default::default();
             let finish = (0..3).cycle().take(400).map(|slot| (slot, false, false));

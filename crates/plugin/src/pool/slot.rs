@@ -10,7 +10,7 @@ use autoweave_usb_device::{Action, Device};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::Job;
-use super::{Candidate, Connection, Ending, Shared, State, Version};
+use super::{Candidate, Connection, Ending, GATE_PAUSE, Shared, State, Version};
 use crate::breaker::{Breaker, doubled};
 use crate::protocol::Verdict;
 use crate::report::Report;
@@ -20,9 +20,6 @@ use crate::worker::{Idle, Worker, WorkerFault};
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
 
 const AGAIN_MAX: Duration = Duration::from_secs(2);
-
-/// Between two looks at a gate that is shut.
-const GATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A worker and what it was started for.
 struct Running {
@@ -85,11 +82,10 @@ impl Slot<'_> {
         if is_old {
             return Step::Retire;
         }
-        self.give_up_the_impatient(&mut state, now);
         let may_start = state.breaker.not_before().is_none_or(|time| time <= now);
         if self.running.is_none() && !may_start {
-            let patience = state.queue.patience().filter(|_| state.breaker.is_open());
-            return Step::Wait(state.breaker.not_before().into_iter().chain(patience).min());
+            let patience_ends = self.wait_or_give_up(&mut state, now);
+            return Step::Wait(state.breaker.not_before().into_iter().chain(patience_ends).min());
         }
         if !(self.shared.outside.gate)() {
             return Step::Wait(Some(now + GATE_PAUSE));
@@ -107,18 +103,20 @@ impl Slot<'_> {
         }
     }
 
-    /// While the circuit is open, events wait for it only so long.
-    fn give_up_the_impatient(&self, state: &mut State, now: Instant) {
-        if !state.breaker.is_open() {
-            return;
+    /// While the circuit is open, events wait for it only so long: until the time answered, if that is not past.
+    fn wait_or_give_up(&self, state: &mut State, now: Instant) -> Option<Instant> {
+        let patience_ends = state.breaker.opened()? + self.shared.policy.patience;
+        if now < patience_ends {
+            return Some(patience_ends);
         }
-        let impatient = state.queue.remove(|job| job.patience <= now);
+        let impatient = state.queue.remove(|_| true);
         state.tallies.given_up += impatient.len() as u64;
         for job in impatient {
             let error = format!("the plugin crashed too often, the last time: {}", state.last_error);
             self.shared.answer(&job, Ending::GaveUp { error });
         }
         self.shared.room.notify_all();
+        None
     }
 
     fn handle(&mut self, job: Job, version: Arc<Version>) {
@@ -128,7 +126,7 @@ impl Slot<'_> {
             return;
         }
         if let Err(fault) = self.have_worker(&job.event.device, version) {
-            self.crash(&fault);
+            self.crash(&fault, None);
             return self.put_back(job);
         }
         let Some(running) = &mut self.running else { return self.put_back(job) };
@@ -146,7 +144,7 @@ impl Slot<'_> {
             }
             Err(fault) => {
                 self.running = None;
-                self.crash(&fault);
+                self.crash(&fault, Some(&job.event.event_id));
                 self.judge(job, Verdict::Failed { error: fault.to_string(), retry: true });
             }
         }
@@ -180,7 +178,7 @@ impl Slot<'_> {
         }
         state.queue.finished(self.index);
         drop(state);
-        self.shared.answer(job, ending);
+        self.shared.answer_after(job.delivery, job, ending);
         // Its device's next event may be another slot's to take.
         self.shared.wake_one();
     }
@@ -229,6 +227,7 @@ impl Slot<'_> {
         let (plugin, process) = (self.shared.name.clone(), running.worker.id());
         self.shared.tell(Report::Started { plugin, process, restart: std::mem::take(&mut self.crashed) });
         let mut state = self.shared.lock();
+        state.has_started = true;
         state.workers[self.index] = running.worker.killer().ok();
         state.devices[self.index].clone_from(&running.device);
         drop(state);
@@ -236,18 +235,33 @@ impl Slot<'_> {
     }
 
     fn try_version(&mut self, candidate: Candidate) {
-        let Candidate { version, reply } = candidate;
-        let result = self.start(Arc::clone(&version), None).map(|running| {
-            self.retire();
-            self.take_over(running);
-            let mut state = self.shared.lock();
-            state.version = version;
-            state.breaker = Breaker::default();
-            drop(state);
-            self.shared.wake_all();
-        });
+        let Candidate { version, connected, reply } = candidate;
+        let result = match self.start(Arc::clone(&version), None) {
+            Ok(running) => {
+                self.retire();
+                self.take_over(running);
+                let connected = connected.map(|connected| connected());
+                let mut state = self.shared.lock();
+                state.version = version;
+                state.breaker = Breaker::default();
+                state.put_first(connected.into_iter().flatten());
+                Ok(())
+            }
+            Err(fault) => {
+                let (error, mut state) = (fault.to_string(), self.shared.lock());
+                // Where no version before it goes on, what the plugin should hear waits for the next start.
+                if !state.has_started {
+                    state.version = version;
+                    state.tallies.crashes += 1;
+                    state.last_error.clone_from(&error);
+                    state.breaker.open(Instant::now());
+                }
+                Err(error)
+            }
+        };
+        self.shared.wake_all();
         // Who asked may not want to know any more.
-        let _ = reply.send(result.map_err(|fault| fault.to_string()));
+        let _ = reply.send(result);
     }
 
     /// Ends the worker as it should be ended.
@@ -261,14 +275,14 @@ impl Slot<'_> {
         }
     }
 
-    fn crash(&mut self, fault: &WorkerFault) {
+    fn crash(&mut self, fault: &WorkerFault, at: Option<&str>) {
         let (plugin, error, now) = (self.shared.name.clone(), fault.to_string(), Instant::now());
         self.crashed = true;
         let mut state = self.shared.lock();
         state.forget_worker(self.index);
         state.tallies.crashes += 1;
         state.last_error.clone_from(&error);
-        let wait = state.breaker.crashed(now) - now;
+        let wait = state.breaker.crashed(now, at) - now;
         let opened = state.breaker.is_open();
         drop(state);
         self.shared.tell(if opened {
@@ -284,7 +298,7 @@ impl Slot<'_> {
         if let Some(running) = &mut self.running {
             if let Idle::Ended(fault) = running.worker.idle(self.waker.as_fd(), timeout) {
                 self.running = None;
-                self.crash(&fault);
+                self.crash(&fault, None);
             }
         } else {
             let milliseconds = timeout.map(|timeout| timeout.as_micros().div_ceil(1000));

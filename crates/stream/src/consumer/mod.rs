@@ -15,7 +15,7 @@
 //! | events of | all producers of the stream | this host |
 //! | a group is | a consumer group, made at `0` | a [`Cursor`], which the daemon keeps in the journal |
 //! | dead letters | stream `{aw:hotplug}:dead`: the entry's fields, `error`, `deliveries`, `plugin` | `dead-letters.jsonl` beside the journal |
-//! | deliveries are counted | over restarts | since the start |
+//! | deliveries are counted | over restarts, but for [`Deliveries::leave`] | since the start |
 
 mod connected;
 mod flight;
@@ -294,6 +294,16 @@ impl Deliveries {
                 thread::sleep(wait);
                 Vec::new()
             }
+        }
+    }
+
+    /// Nothing more is handled, and not for fault of any event: what is not settled does not count as delivered this
+    /// time, as far as the store can be told within a second.
+    pub fn leave(&mut self) {
+        match &mut self.inbox {
+            Inbox::Redis(inbox) => inbox.leave(),
+            // It counts from each start anew.
+            Inbox::Journal(_) => {}
         }
     }
 

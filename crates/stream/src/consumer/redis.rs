@@ -18,7 +18,7 @@ use crate::entry::event;
 use crate::failure::Failure;
 use crate::link::{Link, RESPONSE_TIMEOUT, decode};
 use crate::read::{Raw, RawFields, create, fields};
-use crate::script::{CLAIM, OWN, SETTLE, TAKE};
+use crate::script::{CLAIM, LEAVE, OWN, SETTLE, TAKE};
 use crate::settings::Settings;
 
 /// The most entries one call takes.
@@ -32,6 +32,9 @@ const CLAIM_PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// Producers whose last number is known at a time.
 const PRODUCERS_MAX: usize = 4096;
+
+/// How long the server may take at the end, when it is asked not to count what was left.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two looks whether the lease is back.
 const LOST_PAUSE: Duration = Duration::from_millis(200);
@@ -120,6 +123,20 @@ impl Inbox {
         self.has_read = true;
         self.link = Some(link);
         Ok(taken)
+    }
+
+    /// Without a connection, or where it fails, what is left counts as delivered.
+    pub(super) fn leave(&mut self) {
+        let ids = self.flight.out();
+        let Some(mut link) = self.link.take().filter(|_| !ids.is_empty()) else { return };
+        let mut arguments =
+            vec![self.token().to_owned(), self.member.group.clone(), self.member.consumer.clone()];
+        arguments.extend(ids.iter().map(ToString::to_string));
+        let left = link
+            .limit_waits(LEAVE_TIMEOUT)
+            .and_then(|()| link.call::<String>(&LEAVE, &self.keys(), &arguments));
+        // Its next use sets its own limit; a broken one is gone.
+        self.link = left.ok().and_then(|_| link.limit_waits(RESPONSE_TIMEOUT).ok()).map(|()| link);
     }
 
     fn connect(&mut self) -> Result<Link, Failure> {

@@ -1,4 +1,5 @@
--- KEYS: lease. ARGV: token, its milliseconds; 0 gives it back. Answers 1 while the token's owner holds it.
+-- KEYS: lease. ARGV: token, its milliseconds; 0 gives it back. Answers 2 where the token's owner has got it
+-- now, 1 where it held it before, 0 where it does not.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 if ARGV[2] == '0' then
@@ -6,4 +7,4 @@ if ARGV[2] == '0' then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return holder and 1 or 2

@@ -132,6 +132,22 @@ fn an_event_that_ends_its_consumers_is_delivered_alone_and_then_given_up() {
 }
 
 #[test]
+fn what_a_consumer_leaves_of_its_own_accord_does_not_count_as_delivered() {
+    let server = Server::start(&[]);
+    let _bed = published(&server, 3);
+    for _ in 0..8 {
+        let (mut consumer, _) = consumer(&server.settings(), "c");
+        assert_eq!(seqs(&next(&mut consumer, 3)), [(1, 1), (2, 1), (3, 1)]);
+        consumer.deliveries.leave();
+    }
+    // One that is killed does.
+    drop(next(&mut consumer(&server.settings(), "c").0, 3));
+    let (mut consumer, _) = consumer(&server.settings(), "c");
+    assert_eq!(seqs(&next(&mut consumer, 3)), [(1, 2), (2, 2), (3, 2)]);
+    assert_eq!(pending(&server), 3);
+}
+
+#[test]
 fn dead_letters_are_written_with_the_acknowledgement_and_once() {
     let server = Server::start(&[]);
     let _bed = published(&server, 2);
@@ -152,6 +168,28 @@ fn dead_letters_are_written_with_the_acknowledgement_and_once() {
     redis::cmd("XADD").arg("aw:hotplug").arg("*").arg("a").arg("b").exec(&mut server.connection()).unwrap();
     let other = next(&mut consumer, 1);
     assert!(other[0].event.as_ref().unwrap_err().contains("no field `schema`"));
+}
+
+#[test]
+fn an_entry_of_any_size_can_be_given_up() {
+    let server = Server::start(&[]);
+    let _bed = published(&server, 1);
+    let mut command = redis::cmd("XADD");
+    command.arg("aw:hotplug").arg("*");
+    for number in 0..5000 {
+        command.arg(format!("name{number}")).arg("text");
+    }
+    command.exec(&mut server.connection()).unwrap();
+    let (mut consumer, notices) = consumer(&server.settings(), "c");
+    let taken = next(&mut consumer, 2);
+    done(&mut consumer, &taken[0]);
+    let end = Instant::now() + Duration::from_secs(5);
+    let settled = consumer.settlements.settle(&taken[1], &[letter("no event", "")], &|| Instant::now() > end);
+    assert!(settled.is_continue(), "{notices:?}");
+    assert_eq!(pending(&server), 0);
+    let fields = &dead(&server)[0].1;
+    assert_eq!(fields.len(), 206);
+    assert_eq!(fields[200..202], ["error", "no event (the first 100 of 5000 fields are kept)"]);
 }
 
 #[test]
@@ -234,7 +272,7 @@ fn the_holder_of_the_lease_takes_over_at_once_and_nobody_else_reads() {
     let settings = server.settings();
     let seek = || Lease::seek(settings.clone(), "g", listener().0).unwrap();
     let reads = |lease: &Lease, name: &str| {
-        let sharing = Sharing::Lease(lease.fence().clone());
+        let sharing = Sharing::Lease(lease.fence());
         let member = Member { sharing, ..member(name, Duration::ZERO) };
         Consumer::redis(settings.clone(), member, listener().0)
     };
@@ -262,13 +300,33 @@ fn the_holder_of_the_lease_takes_over_at_once_and_nobody_else_reads() {
 }
 
 #[test]
+fn a_fence_that_fell_stays_down_when_the_lease_is_had_again() {
+    const KEY: &str = "{aw:hotplug}:lease:g";
+    let server = Server::start(&[]);
+    let lease = Lease::seek(server.settings(), "g", listener().0).unwrap();
+    until("it is held", || lease.fence().holds());
+    let first = lease.fence();
+    // Another loader has it for a moment: seen, or not.
+    redis::cmd("SET").arg(KEY).arg("other").exec(&mut server.connection()).unwrap();
+    until("it is lost", || !first.holds());
+    redis::cmd("DEL").arg(KEY).exec(&mut server.connection()).unwrap();
+    until("it is had again", || lease.fence().holds());
+    assert!(!first.holds());
+    let second = lease.fence();
+    redis::cmd("DEL").arg(KEY).exec(&mut server.connection()).unwrap();
+    until("it was lost unseen", || !second.holds());
+    until("it is had again", || lease.fence().holds());
+    assert!(!second.holds());
+}
+
+#[test]
 fn what_was_removed_before_the_holder_of_the_lease_got_it_is_counted_as_lost() {
     let server = Server::start(&[]);
     let mut bed = published(&server, 3);
     let lease = Lease::seek(server.settings(), "g", listener().0).unwrap();
     until("it is held", || lease.fence().holds());
     let (listener, notices) = listener();
-    let sharing = Sharing::Lease(lease.fence().clone());
+    let sharing = Sharing::Lease(lease.fence());
     let member = Member { sharing, ..member("c", Duration::ZERO) };
     let mut consumer = Consumer::redis(server.settings(), member, listener);
     assert_eq!(next(&mut consumer, 3).len(), 3);

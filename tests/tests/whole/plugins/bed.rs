@@ -157,11 +157,14 @@ fn heard(line: &str) -> Option<Heard> {
     })
 }
 
-/// Each of the numbers was heard, and for each device in order: repeats may come, but nothing for the first time after
-/// something later.
+/// Each of the numbers was heard, and for each device in order. Repeats may come, as far back as may be, but from there
+/// on in order again, up to the last one: so no two are at it side by side, and nobody ends with something old.
 pub fn assert_all_in_order(heard: &[Heard], expected: impl IntoIterator<Item = u64>, who: &str) {
-    let heard: Vec<&Heard> = heard.iter().filter(|heard| heard.reason != "coldplug").collect();
-    let numbers: BTreeSet<u64> = heard.iter().map(|heard| heard.seq).collect();
+    let mut devices: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for heard in heard.iter().filter(|heard| heard.reason != "coldplug") {
+        devices.entry(&heard.device).or_default().insert(heard.seq);
+    }
+    let numbers: BTreeSet<u64> = devices.values().flatten().copied().collect();
     let missing: Vec<u64> = expected.into_iter().filter(|seq| !numbers.contains(seq)).collect();
     assert!(
         missing.is_empty(),
@@ -169,13 +172,19 @@ pub fn assert_all_in_order(heard: &[Heard], expected: impl IntoIterator<Item = u
         missing.len(),
         &missing[..missing.len().min(20)]
     );
-    let mut last: BTreeMap<&str, u64> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
+    // How many of the device's events there were by then. What was there at the start came before, or is of its attach.
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for heard in heard {
-        if seen.insert(heard.seq) {
-            let before = last.insert(&heard.device, heard.seq).unwrap_or(0);
-            assert!(before < heard.seq, "{who} heard {heard:?} for the first time after {before}");
-        }
+        let Some(events) = devices.get(&*heard.device) else { continue };
+        let place = events.range(..=heard.seq).count();
+        let before = places.insert(&heard.device, place);
+        assert!(
+            before.is_none_or(|before| place <= before + 1),
+            "{who}: too early, or after something old: {heard:?}"
+        );
+    }
+    for (device, place) in places {
+        assert_eq!(place, devices[device].len(), "{who} heard of {device} something old at last");
     }
 }
 

@@ -143,6 +143,81 @@ fn of_two_loaders_one_is_active_and_the_other_takes_over_in_seconds() {
     stopped(first);
 }
 
+/// How often each entry that waits was delivered.
+fn deliveries(server: &Server) -> Vec<u64> {
+    let mut command = redis::cmd("XPENDING");
+    command.arg("aw:hotplug").arg("plugin-loader").arg("-").arg("+").arg(1000);
+    let pending: Vec<(String, String, u64, u64)> = command.query(&mut server.connect().unwrap()).unwrap();
+    pending.into_iter().map(|(.., deliveries)| deliveries).collect()
+}
+
+#[test]
+fn a_loader_that_is_stopped_counts_no_delivery_of_what_it_leaves() {
+    let (bed, server) = (Bed::new(), Server::start());
+    bed.shell("desk", "until [ -e $out.go ]; do sleep 0.05; done; note; ok");
+    simulate(&server, 5, 1, 0).wait().ok();
+    for _ in 0..2 {
+        let running = loader(&bed, &server);
+        wait_until("it has taken all", || pending(&server) == Some(10) && deliveries(&server) == [1; 10]);
+        stopped(running);
+        assert_eq!(deliveries(&server), [0; 10]);
+    }
+    bed.let_go("desk");
+    let running = loader(&bed, &server);
+    wait_until("all is settled", || bed.heard("desk").len() == 10 && pending(&server) == Some(0));
+    assert!(dead(&server).is_empty());
+    stopped(running);
+}
+
+/// Takes the detaches out of the stream, to be put in again later.
+fn take_detaches(server: &Server) -> Vec<Vec<String>> {
+    let mut connection = server.connect().unwrap();
+    let entries: Vec<(String, Vec<String>)> =
+        redis::cmd("XRANGE").arg("aw:hotplug").arg("-").arg("+").query(&mut connection).unwrap();
+    let is_detach = |fields: &[String]| fields.chunks(2).any(|pair| pair == ["action", "detach"]);
+    let (ids, detaches): (Vec<_>, Vec<_>) =
+        entries.into_iter().filter(|(_, fields)| is_detach(fields)).unzip();
+    redis::cmd("XDEL").arg("aw:hotplug").arg(ids).exec(&mut connection).unwrap();
+    detaches
+}
+
+#[test]
+fn a_loader_that_was_paused_delivers_nothing_of_before_when_it_has_the_lease_again() {
+    const DEVICES: u32 = 300;
+    let (bed, server) = (Bed::new(), Server::start());
+    // The second loader's worker is the first that does not wait.
+    bed.shell("desk", "[ -e $out.slow ] && (set -C; : >$out.first) 2>/dev/null && until [ -e $out.go ]; do sleep 0.05; done; note; ok");
+    simulate(&server, DEVICES, 1, 0).wait().ok();
+    let detaches = take_detaches(&server);
+    let first = loader(&bed, &server);
+    wait_until("all is settled", || bed.heard("desk").len() == 300 && pending(&server) == Some(0));
+    stopped(first);
+    std::fs::write(bed.out().join("desk.slow"), "").unwrap();
+    let first = loader(&bed, &server);
+    wait_until("it is at what is there", || bed.out().join("desk.first").exists());
+    for fields in detaches {
+        redis::cmd("XADD")
+            .arg("aw:hotplug")
+            .arg("*")
+            .arg(fields)
+            .exec(&mut server.connect().unwrap())
+            .unwrap();
+    }
+    wait_until("it has taken some", || pending(&server) > Some(0));
+    let pid = Pid::from_raw(first.pid().try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let second = loader(&bed, &server);
+    let gone = || bed.heard("desk").iter().filter(|heard| heard.action == "detach").count();
+    wait_until("the second has heard all", || gone() == 300 && pending(&server) == Some(0));
+    kill(pid, Signal::SIGCONT).unwrap();
+    first.wait_for_stderr("lease is lost");
+    drop(second);
+    bed.let_go("desk");
+    wait_until("the first is active again", || first.stderr().matches("active: this loader").count() == 2);
+    stopped(first);
+    assert_all_in_order(&bed.heard("desk"), 1..=600, "desk");
+}
+
 #[test]
 fn loaders_and_redis_are_killed_over_ten_thousand_events_and_each_is_heard() {
     const EVENTS: u64 = 10_000;

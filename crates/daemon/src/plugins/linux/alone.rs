@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_journal::Reader;
-use autoweave_usb_stream::{Consumer, Fence, Lease, Member, Settings, Sharing, connected_in_stream};
+use autoweave_usb_stream::{Consumer, Lease, Member, Settings, Sharing, connected_in_stream};
 use tracing::{info, warn};
 
 use super::{Control, Copies, directory, options, session, tell};
@@ -78,7 +78,7 @@ pub fn run_alone(loaded: &Loaded, state_dir: &Path) -> Result<(), Failure> {
             control.begin_to_stop(Instant::now() + grace);
         });
         while !requests.is_stop() {
-            alone.turn(lease.fence(), loaded, state_dir, &copies);
+            alone.turn(&lease, loaded, state_dir, &copies);
         }
     });
     drop(lease);
@@ -100,8 +100,9 @@ struct Alone<'a> {
 
 impl Alone<'_> {
     /// Stands by until the lease is held, then runs the plugins until it is not.
-    fn turn(&self, fence: &Fence, loaded: &Loaded, state_dir: &Path, copies: &Copies) {
+    fn turn(&self, lease: &Lease, loaded: &Loaded, state_dir: &Path, copies: &Copies) {
         let Plugins { group, max_deliveries, .. } = self.settings;
+        let mut fence = lease.fence();
         if !fence.holds() {
             info!("standing by: another loader of the group {group} is active, or Redis does not answer");
         }
@@ -109,6 +110,7 @@ impl Alone<'_> {
             if self.requests.wait_for_stop(LOOK) {
                 return;
             }
+            fence = lease.fence();
         }
         info!("active: this loader has the lease of the group {group}");
         self.monitor.update(|status| status.stream.state = StreamState::Up);
@@ -127,7 +129,7 @@ impl Alone<'_> {
             group: group.clone(),
             consumer: self.member.clone(),
             max_deliveries: *max_deliveries,
-            sharing: Sharing::Lease(fence.clone()),
+            sharing: Sharing::Lease(fence),
         };
         let listener = tell::listener(self.monitor.clone());
         let mut consumer = Consumer::redis(self.redis.clone(), member, listener);

@@ -11,6 +11,9 @@ use crate::exit::Failure;
 use crate::pipeline::Group;
 use crate::stamp;
 
+/// Events that are read at a time.
+const PAGE: usize = 1000;
+
 /// The attaches of what is connected there: the table as it is now, with what happened since taken back. To be asked
 /// before anything more is written.
 ///
@@ -24,18 +27,20 @@ pub fn connected(
     host: &str,
 ) -> Result<Vec<Arc<Event>>, Failure> {
     let done = group.cursor().done();
-    let mut since = Vec::new();
+    let mut then = Ports::default();
     if done < journal.last_seq() {
         let mut reader = Reader::open(state_dir).map_err(Failure::io)?;
         let mut after = done;
         loop {
-            let page = reader.since(after, usize::MAX).map_err(Failure::io)?;
+            let page = reader.since(after, PAGE).map_err(Failure::io)?;
             let Some(last) = page.last() else { break };
             after = last.seq;
-            since.extend(page.iter().filter_map(|stored| serde_json::from_str::<Event>(&stored.event).ok()));
+            page.iter()
+                .filter_map(|stored| serde_json::from_str::<Event>(&stored.event).ok())
+                .for_each(|event| then.hear(&event));
         }
     }
-    let devices = take_back(now.into_iter().map(Arc::new).collect(), &since);
+    let devices = then.fill(now.into_iter().map(Arc::new));
     let attach = |device: Arc<Device>| Event {
         seq: done,
         event_id: stamp::new_event_id(),
@@ -52,17 +57,26 @@ pub fn connected(
     Ok(devices.into_iter().map(attach).map(Arc::new).collect())
 }
 
-fn take_back(now: Vec<Arc<Device>>, since: &[Event]) -> Vec<Arc<Device>> {
-    let mut connected: BTreeMap<Port, Arc<Device>> =
-        now.into_iter().map(|device| (device.port(), device)).collect();
-    for event in since.iter().rev() {
-        let port = event.device.port();
-        match event.action {
-            Action::Attach => drop(connected.remove(&port)),
-            Action::Detach => drop(connected.insert(port, event.device.clone())),
-        }
+/// What was in each port that something happened to since: as many as there are ports, however much that was.
+#[derive(Default)]
+struct Ports(BTreeMap<Port, Option<Arc<Device>>>);
+
+impl Ports {
+    /// The next event. The first of a port tells what was in it before.
+    fn hear(&mut self, event: &Event) {
+        self.0.entry(event.device.port()).or_insert_with(|| match event.action {
+            Action::Attach => None,
+            Action::Detach => Some(event.device.clone()),
+        });
     }
-    connected.into_values().collect()
+
+    /// With what is in the other ports, of which that is now the same.
+    fn fill(mut self, now: impl Iterator<Item = Arc<Device>>) -> Vec<Arc<Device>> {
+        for device in now {
+            self.0.entry(device.port()).or_insert(Some(device));
+        }
+        self.0.into_values().flatten().collect()
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +117,20 @@ mod tests {
             event(Action::Detach, other.clone()),
             event(Action::Attach, came.clone()),
         ];
-        let then = take_back(vec![stays.clone(), came], &since);
-        assert_eq!(then, [stays, other, went]);
+        let mut then = Ports::default();
+        since.iter().for_each(|event| then.hear(event));
+        assert_eq!(then.fill([stays.clone(), came].into_iter()), [stays, other, went]);
+    }
+
+    #[test]
+    fn what_is_kept_does_not_grow_with_what_happened() {
+        let mut then = Ports::default();
+        for product in 0..1000 {
+            let device = device("1-2", product);
+            then.hear(&event(Action::Attach, device.clone()));
+            then.hear(&event(Action::Detach, device));
+        }
+        assert_eq!(then.0.len(), 1);
+        assert!(then.fill(std::iter::empty()).is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! From a consumer to a loader and back: what is delivered goes to the plugins at once, and is settled in order when all
-//! of them are done with it. Two threads, so that a plugin that takes its time holds up nobody else's event.
+//! of them are done with it. Two threads, so that a plugin that takes its time holds up nobody else's event, until
+//! [`WINDOW`] of them are not settled: then all wait for it, at most as long as its deadlines and patience last.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -51,6 +52,9 @@ pub fn run(
         feed(&loader, deliveries, &sender, &ends);
         loader.close(control.grace());
     });
+    if control.is_stopped() {
+        deliveries.leave();
+    }
     control.set_loader(None);
 }
 

@@ -26,8 +26,26 @@ pub fn sink() -> Sink {
             let error = escape_json(&error);
             error!(plugin, version, "the new version was not ready, the old one goes on: {error}");
         }
+        Report::NotStarted { plugin, version, error } => {
+            error!(plugin, version, "did not start, its events wait: {}", escape_json(&error));
+        }
+        Report::Missed { package, events } => {
+            let package = package.display().to_string();
+            error!(
+                events,
+                "{}: events went by while it was no plugin that can be run",
+                escape_json(&package)
+            );
+        }
         Report::Refused { error, .. } => error!("no plugin that can be run: {}", escape_json(&error)),
-        Report::Removed { plugin } => info!(plugin, "removed"),
+        Report::Removed { plugin, unheard: 0 } => info!(plugin, "removed"),
+        Report::Removed { plugin, unheard } => {
+            warn!(plugin, unheard, "removed, with events that waited for it");
+        }
+        Report::ColdplugGivenUp { plugin, event, deliveries, error } => {
+            let (device, error) = (&event.device.device_id, escape_json(&error));
+            error!(plugin, device, deliveries, "gave up what was there when it started: {error}");
+        }
         Report::Log { plugin, line } => log(&plugin, &line),
         Report::Started { plugin, process, restart } => debug!(plugin, process, restart, "worker started"),
         Report::Crashed { plugin, error, wait } => {
