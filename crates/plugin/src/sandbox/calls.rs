@@ -15,80 +15,10 @@ use seccompiler::{
 
 use super::SandboxFault;
 use super::files::landlock_abi;
+use super::refused::{ABSENT, ALWAYS, ALWAYS_HERE, SIGNALS};
 
 /// The call is refused if all conditions of any rule hold; without rules always.
 type Refused = BTreeMap<i64, Vec<SeccompRule>>;
-
-/// Mounts, namespaces, modules, other processes' memory, the clock, the machine.
-const ALWAYS: &[c_long] = &[
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_syslog,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_vhangup,
-    libc::SYS_userfaultfd,
-    libc::SYS_fanotify_init,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    // Shared with every other process of the same user.
-    libc::SYS_shmget,
-    libc::SYS_semget,
-    libc::SYS_msgget,
-    libc::SYS_mq_open,
-    // Out of its process group, it would outlive its worker.
-    libc::SYS_setsid,
-    libc::SYS_setpgid,
-];
-
-/// Calls whose arguments no filter can see; libraries do without them where they are not there.
-const ABSENT: &[c_long] =
-    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-
-#[cfg(target_arch = "x86_64")]
-const ALWAYS_HERE: &[c_long] = &[libc::SYS_kexec_file_load, libc::SYS_iopl, libc::SYS_ioperm];
-#[cfg(not(target_arch = "x86_64"))]
-const ALWAYS_HERE: &[c_long] = &[];
-
-/// Signals to others; only where Landlock cannot keep them inside.
-const SIGNALS: &[c_long] =
-    &[libc::SYS_kill, libc::SYS_tkill, libc::SYS_rt_sigqueueinfo, libc::SYS_pidfd_send_signal];
 
 /// The first ABI of Landlock with scopes.
 const ABI_SIGNALS: u32 = 6;
@@ -129,11 +59,11 @@ fn conditional(network: bool) -> Result<Refused, BackendError> {
         libc::CLONE_NEWPID,
         libc::CLONE_NEWNET,
     ];
-    let namespaces = namespaces.map(|flag| u64::from(flag.unsigned_abs()));
-    refused.insert(
-        libc::SYS_clone,
-        namespaces.into_iter().map(|flag| has(0, flag, flag)).collect::<Result<_, _>>()?,
-    );
+    let namespaces = namespaces.into_iter().map(|flag| all(0, flag));
+    refused.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+    // Memory that `RLIMIT_DATA` does not count: shared, and what grows as a stack does.
+    let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    refused.insert(libc::SYS_mmap, vec![all(3, shared)?, all(3, libc::MAP_GROWSDOWN)?]);
     refused.insert(libc::SYS_prctl, vec![is(0, libc::PR_SET_PDEATHSIG)?]);
     // Its own limits only: other plugins may run as the same user.
     refused.insert(libc::SYS_prlimit64, vec![differs(0, &[0])?]);
@@ -142,9 +72,8 @@ fn conditional(network: bool) -> Result<Refused, BackendError> {
     refused.insert(libc::SYS_socketpair, other_types(&[libc::SOCK_STREAM])?);
     if network {
         // Connects past the check for the port.
-        let fast_open = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
         for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
-            refused.insert(call, vec![has(flags, fast_open, fast_open)?]);
+            refused.insert(call, vec![all(flags, libc::MSG_FASTOPEN)?]);
         }
     }
     Ok(refused)
@@ -163,6 +92,12 @@ fn other_types(allowed: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
     const TYPE_MASK: u8 = 0xf;
     let others = (0..=TYPE_MASK).filter(|kind| !allowed.contains(&i32::from(*kind)));
     others.map(|kind| has(1, u64::from(TYPE_MASK), u64::from(kind))).collect()
+}
+
+/// All bits of `flags` are set.
+fn all(argument: u8, flags: i32) -> Result<SeccompRule, BackendError> {
+    let flags = u64::from(flags.unsigned_abs());
+    has(argument, flags, flags)
 }
 
 fn has(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {

@@ -5,7 +5,8 @@
 //! in the daemon would have to do without memory allocation, since its threads may hold any lock.
 //!
 //! From inside to outside:
-//! - limits: data, processes, open files, no core dumps; ended with its loader; no new privileges;
+//! - limits: data, processes, open files, no core dumps; the first to be killed where memory runs out; ended with its
+//!   loader; no new privileges;
 //! - another user and no groups or capabilities, where the loader is root;
 //! - Landlock (`files`): the package and what an interpreter needs, to read; what was granted; no more. TCP ports
 //!   (ABI 4, Linux 6.7), signals (ABI 6, Linux 6.12);
@@ -14,6 +15,7 @@
 mod calls;
 mod files;
 mod limits;
+mod refused;
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
@@ -32,6 +34,10 @@ use thiserror::Error;
 
 pub(crate) use files::is_system;
 pub use files::landlock_abi;
+
+/// The most there is (`Documentation/filesystems/proc.rst` in the kernel, 3.1): a plugin is to be killed before the
+/// daemon, whose limits on memory it can get around, if slowly.
+const FIRST_TO_GO: &str = "1000";
 
 /// What is run, and what it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +138,8 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
         .map_err(|error| SandboxFault::Spec(error.to_string()))?;
     let step = |what| move |errno: Errno| SandboxFault::Step(what, errno.into());
     close_on_exec()?;
+    fs::write("/proc/self/oom_score_adj", FIRST_TO_GO)
+        .map_err(|error| SandboxFault::Step("let it go first where memory runs out", error))?;
     let rules = files::Rules::open(&spec)?;
     let uid = spec.identity.as_ref().map_or_else(|| getuid().as_raw(), |identity| identity.uid);
     limits::set(spec.data_bytes, uid).map_err(step("set limits"))?;

@@ -1,9 +1,11 @@
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_plugin::protocol::{Level, Verdict};
 use autoweave_usb_plugin::worker::{Deadlines, Idle, Worker, WorkerFault};
 
+use crate::escape;
 use crate::support::{DEADLINES, Plugin, attach, group, until};
 
 fn failed(error: &str, retry: bool) -> Verdict {
@@ -229,6 +231,51 @@ fn memory_ends_at_its_limit() {
     let plugin = Plugin::with("index.js", code, r#"{"memory": {"max_heap_mb": 32}}"#);
     let fault = first(&plugin).unwrap_err();
     assert!(matches!(fault, WorkerFault::Exited(_)), "{fault}");
+}
+
+#[test]
+fn what_the_limit_of_data_does_not_count_is_refused() {
+    let (_place, path) = escape::place();
+    let tries = r#""memfd": lambda: os.memfd_create("x"), "secret": lambda: call(447, 0), "shared": lambda: mapped(0x21),
+        "validated": lambda: mapped(0x23), "growing": lambda: mapped(0x122), "private": lambda: mapped(0x22, 1 << 20),"#;
+    for identity in escape::identities() {
+        let plugin = escape::hostile_as(identity, &path, r#"{"memory": {"max_heap_mb": 32}}"#, tries);
+        let refused = Err(libc::EPERM);
+        escape::check(
+            &escape::tried(&plugin, &plugin.launch),
+            &[
+                ("memfd", refused),
+                ("secret", refused),
+                ("shared", refused),
+                ("validated", refused),
+                ("growing", refused),
+                ("private", Ok(())),
+            ],
+        );
+    }
+}
+
+#[test]
+fn plugins_go_before_the_daemon_where_memory_runs_out() {
+    let plugin = Plugin::shell("ready; sleep 1000 & hear");
+    let worker = plugin.start().unwrap();
+    until("both run", || running(worker.id(), "sh") == 1 && running(worker.id(), "sleep") == 1);
+    for process in
+        group(worker.id()).iter().filter(|process| ["sh", "sleep"].contains(&name(process).as_str()))
+    {
+        let score = std::fs::read_to_string(process.join("oom_score_adj")).unwrap();
+        assert_eq!(score.trim(), "1000", "{}", name(process));
+    }
+}
+
+fn name(process: &Path) -> String {
+    std::fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// How many of the group run a program of this name.
+fn running(id: u32, program: &str) -> usize {
+    // A plugin's script has the name of its entry.
+    group(id).iter().filter(|process| name(process).replace("run", "sh") == program).count()
 }
 
 #[test]
