@@ -13,9 +13,9 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::SandboxFault;
 use super::files::landlock_abi;
-use super::refused::{ABSENT, ALWAYS, ALWAYS_HERE, SIGNALS};
+use super::refused::{ABSENT, ALWAYS, ALWAYS_HERE, OF_OPEN_FILES, SIGNALS};
+use super::{SandboxFault, Spec};
 
 /// The call is refused if all conditions of any rule hold; without rules always.
 type Refused = BTreeMap<i64, Vec<SeccompRule>>;
@@ -23,15 +23,18 @@ type Refused = BTreeMap<i64, Vec<SeccompRule>>;
 /// The first ABI of Landlock with scopes.
 const ABI_SIGNALS: u32 = 6;
 
-/// Installs the filters; `network` allows TCP and UDP.
-pub(super) fn refuse(network: bool) -> Result<(), SandboxFault> {
+/// Installs the filters for the calling process, which is to execute what `spec` says.
+pub(super) fn refuse(spec: &Spec) -> Result<(), SandboxFault> {
     let failed = |error: String| SandboxFault::Step("filter system calls", io::Error::other(error));
-    let mut refused = Refused::new();
+    let network = !spec.tcp_ports.is_empty();
+    let writes = spec.grants.iter().any(|grant| grant.write);
     let signals = if landlock_abi() < ABI_SIGNALS { SIGNALS } else { &[] };
-    for call in ALWAYS.iter().chain(ALWAYS_HERE).chain(signals) {
-        refused.insert(*call, Vec::new());
+    let of_open_files = if writes { &[] } else { OF_OPEN_FILES };
+    let lists = [ALWAYS, ALWAYS_HERE, signals, of_open_files];
+    let mut refused: Refused = lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
+    for rules in [conditional(network), files(writes), others()] {
+        refused.append(&mut rules.map_err(|error| failed(error.to_string()))?);
     }
-    refused.append(&mut conditional(network).map_err(|error| failed(error.to_string()))?);
     let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     for (calls, errno) in [(refused, libc::EPERM), (absent, libc::ENOSYS)] {
         install(with_x32(calls), errno.unsigned_abs()).map_err(failed)?;
@@ -79,6 +82,39 @@ fn conditional(network: bool) -> Result<Refused, BackendError> {
     Ok(refused)
 }
 
+/// Landlock sees neither who opens a file for neither reading nor writing, which is a way to its mode, nor times.
+fn files(writes: bool) -> Result<Refused, BackendError> {
+    let mut refused = Refused::from([(libc::SYS_openat, vec![all(2, libc::O_ACCMODE)?])]);
+    #[cfg(target_arch = "x86_64")]
+    refused.insert(libc::SYS_open, vec![all(1, libc::O_ACCMODE)?]);
+    // Without a path it is an open file's.
+    let by_path = rule(SeccompCmpArgLen::Qword, vec![(1, SeccompCmpOp::Ne, 0)])?;
+    refused.insert(libc::SYS_utimensat, if writes { vec![by_path] } else { Vec::new() });
+    Ok(refused)
+}
+
+/// What any process may do to those of the same user: when and where they run, and what their memory is.
+fn others() -> Result<Refused, BackendError> {
+    const IOPRIO_WHO_USER: i32 = 3;
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let mut refused = Refused::new();
+    for call in [
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_move_pages,
+        libc::SYS_migrate_pages,
+    ] {
+        refused.insert(call, vec![differs(0, &[0, own])?]);
+    }
+    // 0 of all its user's is not only its own.
+    let user = libc::PRIO_USER as i32;
+    refused.insert(libc::SYS_setpriority, vec![is(0, user)?, differs(1, &[0, own])?]);
+    refused.insert(libc::SYS_ioprio_set, vec![is(0, IOPRIO_WHO_USER)?, differs(1, &[0, own])?]);
+    Ok(refused)
+}
+
 /// Everything but TCP and UDP: the rest is raw, local, or a way to TCP that Landlock does not see (MPTCP, SMC).
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     let mut rules = other_types(&[libc::SOCK_STREAM, libc::SOCK_DGRAM])?;
@@ -101,36 +137,40 @@ fn all(argument: u8, flags: i32) -> Result<SeccompRule, BackendError> {
 }
 
 fn has(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
-    rule(vec![(argument, SeccompCmpOp::MaskedEq(mask), value)])
+    rule(SeccompCmpArgLen::Dword, vec![(argument, SeccompCmpOp::MaskedEq(mask), value)])
 }
 
 fn is(argument: u8, value: i32) -> Result<SeccompRule, BackendError> {
-    rule(vec![(argument, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))])
+    rule(SeccompCmpArgLen::Dword, vec![(argument, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))])
 }
 
 fn differs(argument: u8, values: &[i32]) -> Result<SeccompRule, BackendError> {
-    rule(values.iter().map(|value| (argument, SeccompCmpOp::Ne, u64::from(value.unsigned_abs()))).collect())
+    let differs = |value: &i32| (argument, SeccompCmpOp::Ne, u64::from(value.unsigned_abs()));
+    rule(SeccompCmpArgLen::Dword, values.iter().map(differs).collect())
 }
 
-/// The kernel takes these arguments as 32 bits.
-fn rule(conditions: Vec<(u8, SeccompCmpOp, u64)>) -> Result<SeccompRule, BackendError> {
-    let conditions = conditions.into_iter().map(|(argument, operator, value)| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-    });
-    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+/// The kernel takes numbers as 32 bits, addresses as 64.
+fn rule(
+    length: SeccompCmpArgLen,
+    conditions: Vec<(u8, SeccompCmpOp, u64)>,
+) -> Result<SeccompRule, BackendError> {
+    let condition =
+        |(argument, operator, value)| SeccompCondition::new(argument, length.clone(), operator, value);
+    SeccompRule::new(conditions.into_iter().map(condition).collect::<Result<_, _>>()?)
 }
 
 /// On x86-64 a kernel may take the same calls by other numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
 fn with_x32(mut calls: Refused) -> Refused {
     const X32: i64 = 0x4000_0000;
-    // ptrace, kexec_load, process_vm_readv, process_vm_writev, sendmsg, sendmmsg.
-    const RENUMBERED: [(c_long, i64); 6] = [
+    const RENUMBERED: [(c_long, i64); 8] = [
         (libc::SYS_ptrace, 521),
         (libc::SYS_kexec_load, 528),
         (libc::SYS_process_vm_readv, 539),
         (libc::SYS_process_vm_writev, 540),
         (libc::SYS_sendmsg, 518),
         (libc::SYS_sendmmsg, 538),
+        (libc::SYS_rt_sigqueueinfo, 524),
+        (libc::SYS_move_pages, 533),
     ];
     if cfg!(target_arch = "x86_64") {
         let twin = |(call, rules): (&i64, &Vec<SeccompRule>)| {

@@ -157,7 +157,7 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
         .map_err(|error| SandboxFault::Step("enter the package as the plugins' user", error))?;
     prctl::set_no_new_privs().map_err(step("renounce new privileges"))?;
     rules.enforce()?;
-    calls::refuse(!spec.tcp_ports.is_empty())?;
+    calls::refuse(&spec)?;
     let error = Command::new(&spec.program).args(&spec.arguments).exec();
     Err(SandboxFault::Step("execute the plugin", error))
 }

@@ -2,6 +2,11 @@
 
 use libc::c_long;
 
+/// Numbers that libraries do not name yet; the same on every architecture.
+const SETXATTRAT: c_long = 463;
+const REMOVEXATTRAT: c_long = 466;
+const FILE_SETATTR: c_long = 469;
+
 /// Mounts, namespaces, modules, other processes' memory, the clock, the machine.
 pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_mount,
@@ -55,6 +60,27 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_semget,
     libc::SYS_msgget,
     libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    // By numbers that can be guessed.
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
+    // Modes, owners, attributes and times of files by path, of which Landlock takes no notice.
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    SETXATTRAT,
+    REMOVEXATTRAT,
+    FILE_SETATTR,
     // Memory that `RLIMIT_DATA` does not count.
     libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
@@ -64,11 +90,31 @@ pub(super) const ALWAYS: &[c_long] = &[
 ];
 
 /// Calls whose arguments no filter can see; libraries do without them where they are not there.
-pub(super) const ABSENT: &[c_long] =
-    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+pub(super) const ABSENT: &[c_long] = &[
+    libc::SYS_clone3,
+    libc::SYS_openat2,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+];
+
+/// Modes, owners and attributes of open files; a plugin that may write none has no business with them, and those it
+/// may only read can be its user's.
+pub(super) const OF_OPEN_FILES: &[c_long] =
+    &[libc::SYS_fchmod, libc::SYS_fchown, libc::SYS_fsetxattr, libc::SYS_fremovexattr];
 
 #[cfg(target_arch = "x86_64")]
-pub(super) const ALWAYS_HERE: &[c_long] = &[libc::SYS_kexec_file_load, libc::SYS_iopl, libc::SYS_ioperm];
+pub(super) const ALWAYS_HERE: &[c_long] = &[
+    libc::SYS_kexec_file_load,
+    libc::SYS_iopl,
+    libc::SYS_ioperm,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+];
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const ALWAYS_HERE: &[c_long] = &[];
 
