@@ -125,6 +125,8 @@ fn options(place: &Path) -> Result<Options, Box<dyn Error>> {
             launcher_arguments: Vec::new(),
             identity: Identity::default_for_loader(),
             without_landlock: Vec::new(),
+            name: String::new(),
+            sysfs: "/sys".into(),
             protected: Vec::new(),
         },
         gate: Arc::new(|| true),

@@ -4,6 +4,7 @@ mod breaker;
 pub mod launch;
 pub mod loader;
 pub mod manifest;
+mod node;
 pub mod package;
 pub mod pool;
 pub mod protocol;

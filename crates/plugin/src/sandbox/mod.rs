@@ -21,6 +21,7 @@ use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -144,7 +145,9 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
     let uid = spec.identity.as_ref().map_or_else(|| getuid().as_raw(), |identity| identity.uid);
     limits::set(spec.data_bytes, uid).map_err(step("set limits"))?;
     match &spec.identity {
-        Some(identity) => become_user(identity).map_err(step("become the plugins' user"))?,
+        Some(identity) => {
+            become_user(identity, &groups_of(&spec.devices)).map_err(step("become the plugins' user"))?;
+        }
         None if getuid().is_root() => renounce_root().map_err(step("renounce capabilities"))?,
         None => {}
     }
@@ -185,12 +188,21 @@ fn renounce_root() -> Result<(), Errno> {
 
 /// Drops the capabilities as well: the kernel clears them when the last user id that is root goes
 /// (capabilities(7)).
-fn become_user(identity: &Identity) -> Result<(), Errno> {
-    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+fn become_user(identity: &Identity, more: &[u32]) -> Result<(), Errno> {
+    let groups: Vec<Gid> = identity.groups.iter().chain(more).copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)
+}
+
+/// Those who may write the nodes of granted devices: for others the kernel makes them read-only (0664,
+/// `drivers/usb/core/usb.c`). Only where Landlock keeps a plugin from all else that is the group's.
+fn groups_of(devices: &[PathBuf]) -> Vec<u32> {
+    const GROUP_WRITES: u32 = 0o020;
+    let groups = devices.iter().filter_map(|node| fs::metadata(node).ok());
+    let writes = |metadata: &fs::Metadata| metadata.mode() & GROUP_WRITES != 0 && landlock_abi() > 0;
+    groups.filter(writes).map(|metadata| metadata.gid()).collect()
 }
 
 #[cfg(test)]

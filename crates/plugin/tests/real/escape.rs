@@ -194,6 +194,22 @@ fn files(identity: Option<Identity>) {
 }
 
 #[test]
+fn a_granted_device_that_is_its_groups_can_be_written() {
+    let (_place, path) = place();
+    // As the kernel makes nodes: root's and its group's; what is not granted stays closed.
+    for file in ["device", "other-device"] {
+        fs::set_permissions(path.join(file), fs::Permissions::from_mode(0o664)).unwrap();
+    }
+    let tries =
+        r#""own": lambda: open(at("device"), "r+"), "other": lambda: open(at("other-device"), "r+"),"#;
+    for identity in identities() {
+        let plugin = hostile_as(identity, &path, "{}", tries);
+        let results = tried(&plugin, &plugin.launch.with_device(path.join("device")));
+        check(&results, &[("own", Ok(())), ("other", Err(EACCES))]);
+    }
+}
+
+#[test]
 fn without_a_network_grant_there_is_no_socket() {
     let (_place, path) = place();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -35,6 +35,8 @@ pub fn host() -> Host {
         launcher_arguments: Vec::new(),
         identity: Identity::default_for_loader(),
         without_landlock: Vec::new(),
+        name: "h".to_owned(),
+        sysfs: "/sys".into(),
         protected: Vec::new(),
     }
 }

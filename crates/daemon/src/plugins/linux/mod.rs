@@ -26,7 +26,7 @@ use crate::config::{Config, Loaded, Password, Plugins as Settings};
 use crate::exit::Failure;
 use crate::http::{Monitor, PluginStatus};
 use crate::pipeline::Group;
-use crate::state_dir;
+use crate::{stamp, state_dir};
 
 pub use alone::run_alone;
 pub use connected::connected;
@@ -188,6 +188,8 @@ pub fn host(loaded: &Loaded, without_landlock: Vec<String>, state_dir: &Path) ->
         launcher_arguments: vec![exec::COMMAND.into()],
         identity: Identity::default_for_loader(),
         without_landlock,
+        name: stamp::host(loaded.config.host.as_ref()),
+        sysfs: PathBuf::from("/sys"),
         protected: more.into_iter().flatten().chain([state_dir.to_owned()]).collect(),
     }
 }
