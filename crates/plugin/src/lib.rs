@@ -6,6 +6,7 @@ pub mod loader;
 pub mod manifest;
 mod node;
 pub mod package;
+mod pidfd;
 pub mod pool;
 pub mod protocol;
 pub mod report;

@@ -1,7 +1,8 @@
 //! The sandbox a worker runs in: what its process can reach at all, whatever the plugin does.
 //!
 //! The loader starts its own program again with a [`Spec`] as argument; that process, which has one thread and
-//! nothing else to do, shuts itself in by [`exec`] and becomes the plugin. Doing the same between fork and exec
+//! nothing else to do, forks by [`exec`]: the child shuts itself in and becomes the plugin, the parent stays as its
+//! `guard`. Doing the same between fork and exec
 //! in the daemon would have to do without memory allocation, since its threads may hold any lock.
 //!
 //! From inside to outside:
@@ -14,6 +15,7 @@
 
 mod calls;
 mod files;
+mod guard;
 mod limits;
 mod refused;
 
@@ -129,8 +131,9 @@ fn is_mapped(map: &str, uid: u32) -> bool {
     })
 }
 
-/// Shuts the calling process in as `spec`, a [`Spec`] in JSON, says, and becomes the plugin. Is to be called
-/// before the process starts a second thread.
+/// Forks: the child shuts itself in as `spec`, a [`Spec`] in JSON, says, and becomes the plugin; the parent, which does not
+/// return, ends with it, and ends it and all it started with the loader. Is to be called before the process starts a
+/// second thread or opens a file.
 ///
 /// # Errors
 /// Why it could not; nothing of the plugin has run then, and the process should end.
@@ -138,7 +141,8 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
     let spec: Spec = serde_json::from_slice(spec.as_encoded_bytes())
         .map_err(|error| SandboxFault::Spec(error.to_string()))?;
     let step = |what| move |errno: Errno| SandboxFault::Step(what, errno.into());
-    close_on_exec()?;
+    close_all()?;
+    let guard = guard::stand(spec.loader)?;
     fs::write("/proc/self/oom_score_adj", FIRST_TO_GO)
         .map_err(|error| SandboxFault::Step("let it go first where memory runs out", error))?;
     let rules = files::Rules::open(&spec)?;
@@ -152,8 +156,8 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
         None => {}
     }
     // After the change of user, which would undo it.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("tie it to the loader"))?;
-    if getppid().as_raw() != spec.loader {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("tie it to its guard"))?;
+    if getppid() != guard {
         return Err(SandboxFault::LoaderGone);
     }
     std::env::set_current_dir(&spec.package)
@@ -165,12 +169,11 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
     Err(SandboxFault::Step("execute the plugin", error))
 }
 
-/// Whatever the loader had open stays out of the plugin's hands.
+/// Whatever the loader had open stays out of the plugin's hands, and the guard's.
 #[expect(unsafe_code, reason = "a system call that no library has")]
-fn close_on_exec() -> Result<(), SandboxFault> {
-    // SAFETY: takes three numbers and touches no memory.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+fn close_all() -> Result<(), SandboxFault> {
+    // SAFETY: takes three numbers; nothing in this process has opened a descriptor beyond the standard streams yet.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     match Errno::result(result) {
         Ok(_) => Ok(()),
         Err(errno) => Err(SandboxFault::Step("close what the loader had open", errno.into())),

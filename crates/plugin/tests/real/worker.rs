@@ -1,12 +1,16 @@
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use autoweave_usb_plugin::protocol::{Level, Verdict};
-use autoweave_usb_plugin::worker::{Deadlines, Idle, Worker, WorkerFault};
+use autoweave_usb_plugin::worker::{Deadlines, Idle, WorkerFault};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 use crate::escape;
-use crate::support::{DEADLINES, Plugin, attach, group, until};
+use crate::support::{DEADLINES, Plugin, attach, directory, group, until};
 
 fn failed(error: &str, retry: bool) -> Verdict {
     Verdict::Failed { error: error.to_owned(), retry }
@@ -291,23 +295,54 @@ fn a_fork_bomb_stays_small_and_goes_with_its_worker() {
     until("the group is gone", || group(id).is_empty());
 }
 
-/// The kernel ends a worker whose loader's thread is gone, however that ended.
 #[test]
-fn a_worker_ends_with_its_loader() {
-    let id = std::thread::spawn(|| {
-        let plugin = Plugin::shell("ready; sleep 1000");
-        let worker: Worker = plugin.start().unwrap();
-        let id = worker.id();
-        std::mem::forget(worker);
-        id
-    });
-    let id = id.join().unwrap();
-    until("the worker is gone", || {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    });
-    let _ = nix::sys::signal::killpg(
-        nix::unistd::Pid::from_raw(id.try_into().unwrap()),
-        nix::sys::signal::SIGKILL,
-    );
+fn nothing_is_left_of_a_worker_that_cannot_be_watched() {
+    let plugin = Plugin::shell("ready; hear");
+    // As where no descriptor is left, but for this thread alone.
+    let rules = [(libc::SYS_pidfd_open, vec![])].into();
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let refused = SeccompAction::Errno(libc::EMFILE.unsigned_abs());
+    let filter: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).unwrap().try_into().unwrap();
+    let start = move || {
+        seccompiler::apply_filter(&filter).unwrap();
+        plugin.start().err().unwrap()
+    };
+    let fault = std::thread::spawn(start).join().unwrap();
+    assert!(matches!(fault, WorkerFault::Start(_)), "{fault}");
+    assert_eq!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Err(nix::errno::Errno::ECHILD));
+}
+
+#[test]
+fn a_worker_and_what_it_started_end_with_a_loader_that_is_killed() {
+    const AS_LOADER: &str = "AUTOWEAVE_AS_LOADER";
+    if std::env::var_os(AS_LOADER).is_some() {
+        return as_loader();
+    }
+    let place = directory();
+    let mut loader = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "worker::a_worker_and_what_it_started_end_with_a_loader_that_is_killed",
+            "--nocapture",
+        ])
+        .envs([("TMPDIR", place.path()), (AS_LOADER, Path::new("1"))])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(loader.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let id = lines.find_map(|line| line.strip_prefix("worker ")?.parse().ok()).unwrap();
+    until("it has started something", || running(id, "sh") == 1 && running(id, "sleep") == 1);
+    loader.kill().unwrap();
+    loader.wait().unwrap();
+    until("all of it is gone", || group(id).is_empty());
+}
+
+/// What the test before starts, and kills.
+fn as_loader() {
+    let plugin = Plugin::shell("ready; sleep 1000 & while hear; do ok; done");
+    let worker = plugin.start().unwrap();
+    println!("\nworker {}", worker.id());
+    std::io::stdin().read_line(&mut String::new()).unwrap();
 }
