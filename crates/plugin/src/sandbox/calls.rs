@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use libc::c_long;
+use nix::unistd::getpid;
 use seccompiler::{
     BackendError, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
@@ -23,16 +24,21 @@ type Refused = BTreeMap<i64, Vec<SeccompRule>>;
 /// The first ABI of Landlock with scopes.
 const ABI_SIGNALS: u32 = 6;
 
+/// The first ABI of Landlock that knows of truncation.
+const ABI_TRUNCATE: u32 = 3;
+
 /// Installs the filters for the calling process, which is to execute what `spec` says.
 pub(super) fn refuse(spec: &Spec) -> Result<(), SandboxFault> {
     let failed = |error: String| SandboxFault::Step("filter system calls", io::Error::other(error));
     let network = !spec.tcp_ports.is_empty();
     let writes = spec.grants.iter().any(|grant| grant.write);
-    let signals = if landlock_abi() < ABI_SIGNALS { SIGNALS } else { &[] };
+    let abi = landlock_abi();
+    let signals = if abi < ABI_SIGNALS { SIGNALS } else { &[] };
     let of_open_files = if writes { &[] } else { OF_OPEN_FILES };
     let lists = [ALWAYS, ALWAYS_HERE, signals, of_open_files];
     let mut refused: Refused = lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
-    for rules in [conditional(network), files(writes), others()] {
+    let owners = if abi < ABI_SIGNALS { owners() } else { Ok(Refused::new()) };
+    for rules in [conditional(network), files(writes, abi), others(), owners] {
         refused.append(&mut rules.map_err(|error| failed(error.to_string()))?);
     }
     let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
@@ -72,7 +78,9 @@ fn conditional(network: bool) -> Result<Refused, BackendError> {
     refused.insert(libc::SYS_prlimit64, vec![differs(0, &[0])?]);
     refused.insert(libc::SYS_socket, if network { sockets()? } else { Vec::new() });
     // A pair of datagram sockets can be connected anew, to any address.
-    refused.insert(libc::SYS_socketpair, other_types(&[libc::SOCK_STREAM])?);
+    let mut pairs = other_types(&[libc::SOCK_STREAM])?;
+    pairs.push(differs(0, &[libc::AF_UNIX])?);
+    refused.insert(libc::SYS_socketpair, pairs);
     if network {
         // Connects past the check for the port.
         for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
@@ -83,20 +91,51 @@ fn conditional(network: bool) -> Result<Refused, BackendError> {
 }
 
 /// Landlock sees neither who opens a file for neither reading nor writing, which is a way to its mode, nor times.
-fn files(writes: bool) -> Result<Refused, BackendError> {
-    let mut refused = Refused::from([(libc::SYS_openat, vec![all(2, libc::O_ACCMODE)?])]);
+fn files(writes: bool, abi: u32) -> Result<Refused, BackendError> {
+    let opening = |flags| {
+        let mut rules = vec![all(flags, libc::O_ACCMODE)?];
+        if abi < ABI_TRUNCATE {
+            let mode_and_truncation = bits(libc::O_ACCMODE | libc::O_TRUNC);
+            rules.push(has(flags, mode_and_truncation, bits(libc::O_RDONLY | libc::O_TRUNC))?);
+        }
+        Ok(rules)
+    };
+    let mut refused = Refused::from([(libc::SYS_openat, opening(2)?)]);
     #[cfg(target_arch = "x86_64")]
-    refused.insert(libc::SYS_open, vec![all(1, libc::O_ACCMODE)?]);
+    refused.insert(libc::SYS_open, opening(1)?);
+    if abi < ABI_TRUNCATE {
+        refused.insert(libc::SYS_truncate, Vec::new());
+    }
     // Without a path it is an open file's.
     let by_path = rule(SeccompCmpArgLen::Qword, vec![(1, SeccompCmpOp::Ne, 0)])?;
     refused.insert(libc::SYS_utimensat, if writes { vec![by_path] } else { Vec::new() });
     Ok(refused)
 }
 
+/// Who gets the signals of a file, and which, and to send its own thread one: `raise` and `abort` do.
+fn owners() -> Result<Refused, BackendError> {
+    // `include/uapi/asm-generic/fcntl.h` and `sockios.h`.
+    const F_SETOWN: i32 = 8;
+    const F_SETSIG: i32 = 10;
+    const F_SETOWN_EX: i32 = 15;
+    const FIOSETOWN: i32 = 0x8901;
+    const SIOCSPGRP: i32 = 0x8902;
+    Ok(Refused::from([
+        (libc::SYS_fcntl, vec![is(1, F_SETOWN)?, is(1, F_SETSIG)?, is(1, F_SETOWN_EX)?]),
+        (libc::SYS_ioctl, vec![is(1, FIOSETOWN)?, is(1, SIOCSPGRP)?]),
+        (libc::SYS_tgkill, vec![differs(0, &[own_process()])?]),
+    ]))
+}
+
+/// The number that the plugin will have as well.
+fn own_process() -> i32 {
+    getpid().as_raw()
+}
+
 /// What any process may do to those of the same user: when and where they run, and what their memory is.
 fn others() -> Result<Refused, BackendError> {
     const IOPRIO_WHO_USER: i32 = 3;
-    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let own = own_process();
     let mut refused = Refused::new();
     for call in [
         libc::SYS_sched_setscheduler,
@@ -132,8 +171,11 @@ fn other_types(allowed: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
 
 /// All bits of `flags` are set.
 fn all(argument: u8, flags: i32) -> Result<SeccompRule, BackendError> {
-    let flags = u64::from(flags.unsigned_abs());
-    has(argument, flags, flags)
+    has(argument, bits(flags), bits(flags))
+}
+
+fn bits(flags: i32) -> u64 {
+    u64::from(flags.unsigned_abs())
 }
 
 fn has(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
@@ -162,7 +204,7 @@ fn rule(
 /// On x86-64 a kernel may take the same calls by other numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
 fn with_x32(mut calls: Refused) -> Refused {
     const X32: i64 = 0x4000_0000;
-    const RENUMBERED: [(c_long, i64); 8] = [
+    const RENUMBERED: [(c_long, i64); 10] = [
         (libc::SYS_ptrace, 521),
         (libc::SYS_kexec_load, 528),
         (libc::SYS_process_vm_readv, 539),
@@ -170,6 +212,8 @@ fn with_x32(mut calls: Refused) -> Refused {
         (libc::SYS_sendmsg, 518),
         (libc::SYS_sendmmsg, 538),
         (libc::SYS_rt_sigqueueinfo, 524),
+        (libc::SYS_rt_tgsigqueueinfo, 536),
+        (libc::SYS_ioctl, 514),
         (libc::SYS_move_pages, 533),
     ];
     if cfg!(target_arch = "x86_64") {

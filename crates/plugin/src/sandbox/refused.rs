@@ -87,6 +87,8 @@ pub(super) const ALWAYS: &[c_long] = &[
     // Out of its process group, it would outlive its worker.
     libc::SYS_setsid,
     libc::SYS_setpgid,
+    // Without a bind before, which Landlock would see, it opens a port of the kernel's choice to all networks.
+    libc::SYS_listen,
 ];
 
 /// Calls whose arguments no filter can see; libraries do without them where they are not there.
@@ -119,5 +121,10 @@ pub(super) const ALWAYS_HERE: &[c_long] = &[
 pub(super) const ALWAYS_HERE: &[c_long] = &[];
 
 /// Signals to others; only where Landlock cannot keep them inside.
-pub(super) const SIGNALS: &[c_long] =
-    &[libc::SYS_kill, libc::SYS_tkill, libc::SYS_rt_sigqueueinfo, libc::SYS_pidfd_send_signal];
+pub(super) const SIGNALS: &[c_long] = &[
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_pidfd_send_signal,
+];

@@ -28,6 +28,8 @@ def paired(address):
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.sendto(b"x", address)
 def listen():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); s.listen()
+def listen_unbound():
+    with socket.socket() as s: s.listen()
 def fast_open(port):
     with socket.socket() as s: s.sendto(b"x", 0x20000000, ("127.0.0.1", port))
 def tgkill(pid): call({"x86_64": 234, "aarch64": 131}[os.uname().machine], pid, pid, 0)
@@ -224,7 +226,7 @@ fn without_a_network_grant_there_is_no_socket() {
         "tcp": lambda: connect(socket.AF_INET, ("127.0.0.1", {port})), "tcp6": lambda: connect(socket.AF_INET6, ("::1", {port})),
         "udp": lambda: connect(socket.AF_INET, ("127.0.0.1", 53), socket.SOCK_DGRAM),
         "unix": lambda: connect(socket.AF_UNIX, at("stream")), "abstract": lambda: connect(socket.AF_UNIX, "\0x"),
-        "paired": lambda: paired(at("datagrams")), "pair": lambda: socket.socketpair(),
+        "paired": lambda: paired(at("datagrams")), "pair": lambda: socket.socketpair(), "tipc pair": lambda: socket.socketpair(30, socket.SOCK_STREAM),
         "netlink": lambda: socket.socket(16, socket.SOCK_RAW, 15), "packet": lambda: socket.socket(17, socket.SOCK_RAW),
         "vsock": lambda: socket.socket(40, socket.SOCK_STREAM), "alg": lambda: socket.socket(38, 5),
         "#
@@ -242,6 +244,7 @@ fn without_a_network_grant_there_is_no_socket() {
             ("abstract", refused),
             ("paired", refused),
             ("pair", Ok(())),
+            ("tipc pair", refused),
             ("netlink", refused),
             ("packet", refused),
             ("vsock", refused),
@@ -263,7 +266,7 @@ fn a_network_grant_is_for_its_ports() {
     let tries = format!(
         r#"
         "granted": lambda: connect(socket.AF_INET, ("127.0.0.1", {granted})), "other": lambda: connect(socket.AF_INET, ("127.0.0.1", {other})),
-        "udp": lambda: connect(socket.AF_INET, ("127.0.0.1", {udp}), socket.SOCK_DGRAM), "listen": listen,
+        "udp": lambda: connect(socket.AF_INET, ("127.0.0.1", {udp}), socket.SOCK_DGRAM), "listen": listen, "listen unbound": listen_unbound,
         "fast open": lambda: fast_open({other}), "unix": lambda: connect(socket.AF_UNIX, at("stream")),
         "multipath": lambda: connect(socket.AF_INET, ("127.0.0.1", {other}), socket.SOCK_STREAM, 262),
         "sctp": lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET), "raw": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 6),
@@ -285,6 +288,7 @@ fn a_network_grant_is_for_its_ports() {
             ("other", Err(EACCES)),
             ("udp", fine),
             ("listen", Err(EACCES)),
+            ("listen unbound", refused),
             ("fast open", refused),
             ("unix", refused),
             ("multipath", refused),
@@ -414,7 +418,12 @@ os.execv(sys.argv[1], sys.argv[1:])
 fn without_landlock_only_who_is_named_runs_and_can_signal_nobody() {
     let (_place, path) = place();
     let tries = r#"
-        "signal": lambda: os.kill(parent, 0), "socket": lambda: socket.socket(),
+        "signal": lambda: os.kill(parent, 0), "thread": lambda: tgkill(parent), "own": lambda: tgkill(os.getpid()),
+        "queue": lambda: queue(parent), "owner": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, parent),
+        "owner too": lambda: fcntl.fcntl(0, 15, struct.pack("ii", 1, parent)), "which": lambda: fcntl.fcntl(0, 10, 9),
+        "owner by ioctl": lambda: fcntl.ioctl(0, 0x8901, struct.pack("i", parent)),
+        "truncate": lambda: os.truncate(at("journal.db"), 0),
+        "open to truncate": lambda: os.open(at("journal.db"), os.O_TRUNC), "socket": lambda: socket.socket(),
     "#;
     let plugin = hostile_as(None, &path, "{}", tries);
     let package = Package::check(plugin.directory.path(), false).unwrap();
@@ -431,6 +440,21 @@ fn without_landlock_only_who_is_named_runs_and_can_signal_nobody() {
     host.without_landlock = vec!["under-test".to_owned()];
     let launch = Launch::plan(&package, &host).unwrap();
     let refused = Err(EPERM);
-    check(&tried(&plugin, &launch), &[("signal", refused), ("socket", refused)]);
+    check(
+        &tried(&plugin, &launch),
+        &[
+            ("signal", refused),
+            ("thread", refused),
+            ("own", Ok(())),
+            ("queue", refused),
+            ("owner", refused),
+            ("owner too", refused),
+            ("which", refused),
+            ("owner by ioctl", refused),
+            ("truncate", refused),
+            ("open to truncate", refused),
+            ("socket", refused),
+        ],
+    );
     assert_eq!(fs::read_to_string(path.join("journal.db")).unwrap(), "content");
 }

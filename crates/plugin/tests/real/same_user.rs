@@ -67,6 +67,8 @@ fn what_may_be_written_may_have_its_mode_and_times_changed() {
             "mode": lambda: os.fchmod(os.open(at("granted/new"), os.O_CREAT | os.O_WRONLY), 0o600),
             "times": lambda: os.utime(os.open(at("granted/new"), os.O_RDONLY), (1, 1)), "by name": lambda: os.chmod(at("granted/new"), 0o644),
             "neither read nor written": lambda: os.fchmod(os.open(at("journal.db"), 3), 0),
+            "large": lambda: os.truncate(os.open(at("granted/new"), os.O_WRONLY), 1 << 30),
+            "too large": lambda: os.truncate(os.open(at("granted/new"), os.O_WRONLY), (1 << 30) + 1),
         "#;
         let plugin = hostile_as(identity, &path, &permissions, tries);
         check(
@@ -76,6 +78,8 @@ fn what_may_be_written_may_have_its_mode_and_times_changed() {
                 ("times", Ok(())),
                 ("by name", Err(EPERM)),
                 ("neither read nor written", Err(EPERM)),
+                ("large", Ok(())),
+                ("too large", Err(libc::EFBIG)),
             ],
         );
     }
