@@ -2,7 +2,8 @@
 
 use libc::c_long;
 
-/// Numbers that libraries do not name yet; the same on every architecture.
+/// Numbers that libraries do not name on each architecture yet; the same on every architecture.
+const FCHMODAT2: c_long = 452;
 const SETXATTRAT: c_long = 463;
 const REMOVEXATTRAT: c_long = 466;
 const FILE_SETATTR: c_long = 469;
@@ -72,7 +73,7 @@ pub(super) const ALWAYS: &[c_long] = &[
     libc::SYS_msgctl,
     // Modes, owners, attributes and times of files by path, of which Landlock takes no notice.
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_fchownat,
     libc::SYS_setxattr,
     libc::SYS_lsetxattr,

@@ -181,7 +181,10 @@ pub fn host(loaded: &Loaded, without_landlock: Vec<String>, state_dir: &Path) ->
         _ => None,
     });
     let etc = Some(PathBuf::from("/etc/autoweave"));
-    let more = [state_dir::runtime(), loaded.file.clone(), password_file, etc];
+    // Who writes packages, or what was copied of them, decides what runs, and with which permissions.
+    let packages = loaded.config.plugins.as_ref().map(|settings| settings.dir.clone());
+    let copies = Some(copies::parent(state_dir));
+    let more = [state_dir::runtime(), loaded.file.clone(), password_file, etc, packages, copies];
     Host {
         // The program as it runs, whatever has become of its file.
         launcher: PathBuf::from("/proc/self/exe"),
