@@ -39,6 +39,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Rss and Pss of a process group together, in KiB.
+fn memory(group: u32) -> Result<(u64, u64), Box<dyn Error>> {
+    let (mut rss, mut pss) = (0, 0);
+    for process in fs::read_dir("/proc")?.flatten() {
+        let read = |file: &str| fs::read_to_string(process.path().join(file)).unwrap_or_default();
+        let stat = read("stat");
+        let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(2);
+        if fields.next() == Some(group.to_string().as_str()) {
+            let status = read("smaps_rollup");
+            let kib =
+                |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
+            rss += kib("Rss:").ok_or("no Rss")?.parse::<u64>()?;
+            pss += kib("Pss:").ok_or("no Pss")?.parse::<u64>()?;
+        }
+    }
+    Ok((rss, pss))
+}
+
 fn measure(entry: &str, code: &str) -> Result<(), Box<dyn Error>> {
     let place = tempfile::tempdir()?;
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755))?;
@@ -53,10 +71,7 @@ fn measure(entry: &str, code: &str) -> Result<(), Box<dyn Error>> {
         Report::Started { process, .. } => Some(process),
         _ => None,
     });
-    let status = fs::read_to_string(format!("/proc/{}/smaps_rollup", process.ok_or("no worker")?))?;
-    let memory =
-        |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.split_whitespace().next());
-    let (rss, pss) = (memory("Rss:").ok_or("no Rss")?, memory("Pss:").ok_or("no Pss")?);
+    let (rss, pss) = memory(process.ok_or("no worker")?)?;
     let (mut sent, mut round_trips) = (Vec::new(), Vec::new());
     for number in 1..=EVENTS {
         let event = event(number * 2 - 1)?;
@@ -125,6 +140,8 @@ fn options(place: &Path) -> Result<Options, Box<dyn Error>> {
             launcher_arguments: Vec::new(),
             identity: Identity::default_for_loader(),
             without_landlock: Vec::new(),
+            name: String::new(),
+            sysfs: "/sys".into(),
             protected: Vec::new(),
         },
         gate: Arc::new(|| true),

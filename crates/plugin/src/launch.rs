@@ -7,10 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use autoweave_usb_device::Event;
 use serde_json::json;
 use thiserror::Error;
 
 use crate::manifest::{Hooks, Manifest, Runtime};
+use crate::node;
 use crate::package::Package;
 use crate::sandbox::{Grant, Identity, Spec, is_system};
 
@@ -33,6 +35,10 @@ pub struct Host {
     pub identity: Option<Identity>,
     /// Plugins that may run where the kernel has no Landlock.
     pub without_landlock: Vec<String>,
+    /// What this machine is called in events: the devices of others have no nodes here.
+    pub name: String,
+    /// Where sysfs is mounted: `/sys` everywhere but in tests.
+    pub sysfs: PathBuf,
     /// Files and directories no plugin gets, whatever it asks for: the journal, the configuration.
     pub protected: Vec<PathBuf>,
 }
@@ -59,6 +65,8 @@ pub struct Launch {
     launcher: PathBuf,
     launcher_arguments: Vec<OsString>,
     spec: Spec,
+    host: String,
+    sysfs: PathBuf,
 }
 
 impl Launch {
@@ -106,7 +114,13 @@ impl Launch {
             loader: i32::try_from(std::process::id()).unwrap_or(i32::MAX),
         };
         let (launcher, launcher_arguments) = (host.launcher.clone(), host.launcher_arguments.clone());
-        Ok(Self { plugin, launcher, launcher_arguments, spec })
+        let (host, sysfs) = (host.name.clone(), host.sysfs.clone());
+        Ok(Self { plugin, launcher, launcher_arguments, spec, host, sysfs })
+    }
+
+    /// The node of the device that an event is about, if it is connected to this machine and still the same.
+    pub(crate) fn node(&self, event: &Event) -> Option<PathBuf> {
+        (event.host == self.host).then(|| node::of(&event.device, &self.sysfs)).flatten()
     }
 
     /// The same, with a device's node to open.

@@ -122,6 +122,17 @@ fn what_is_no_package_is_told_with_the_mend() {
 }
 
 #[test]
+fn nothing_in_a_package_may_be_written_by_others() {
+    for (part, mode) in [("bin/run", 0o757), ("bin", 0o777), ("autoweave.plugin.json", 0o646)] {
+        let package = package();
+        let part = package.path().join(part);
+        fs::set_permissions(&part, fs::Permissions::from_mode(mode)).unwrap();
+        let expected = format!("{}: others may write it, and so decide what runs: chmod o-w", part.display());
+        assert_eq!(fault(package.path()), expected);
+    }
+}
+
+#[test]
 fn a_change_shows_without_reading() {
     let package = package();
     let before = fingerprint(package.path()).unwrap();

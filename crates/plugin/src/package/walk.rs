@@ -78,6 +78,9 @@ fn collect(
         let path = directory.join(entry.file_name());
         let metadata = entry.metadata().map_err(failed)?;
         let kind = metadata.file_type();
+        if !kind.is_symlink() && metadata.mode() & 0o002 != 0 {
+            return Err(PackageFault::WritableByOthers(entry.path()));
+        }
         if kind.is_dir() {
             collect(package, &path, depth + 1, into)?;
             continue;

@@ -1,5 +1,5 @@
 //! The workers of one plugin: up to `max_workers` threads, each with a process of its own that it starts when it
-//! first gets an event. The kernel ends a process with the thread that started it, so they stay together.
+//! first gets an event.
 //!
 //! A new version is tried by one thread beside its old worker. Once it is ready, it is the pool's, and every
 //! thread changes over when it is done with its event; if it does not become ready, nothing has changed.

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::{Action, Device};
+use autoweave_usb_device::{Action, Device, Event};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::Job;
 use super::{Candidate, Connection, Ending, GATE_PAUSE, Shared, State, Version};
 use crate::breaker::{Breaker, doubled};
-use crate::protocol::Verdict;
+use crate::protocol::{Level, Verdict};
 use crate::report::Report;
-use crate::worker::{Idle, Worker, WorkerFault};
+use crate::worker::{Idle, LogLine, Worker, WorkerFault};
 
 /// Before an event is delivered a second time; doubled each time.
 const AGAIN_FIRST: Duration = Duration::from_millis(100);
@@ -125,7 +125,7 @@ impl Slot<'_> {
             self.finish(&job, Ending::Done);
             return;
         }
-        if let Err(fault) = self.have_worker(&job.event.device, version) {
+        if let Err(fault) = self.have_worker(&job.event, version) {
             self.crash(&fault, None);
             return self.put_back(job);
         }
@@ -196,14 +196,18 @@ impl Slot<'_> {
     }
 
     /// The version's worker, with the device's node if the plugin opens devices.
-    fn have_worker(&mut self, device: &Device, version: Arc<Version>) -> Result<(), WorkerFault> {
-        let opens = version.package.manifest.permissions.usb.open.then(|| connection(device));
+    fn have_worker(&mut self, event: &Event, version: Arc<Version>) -> Result<(), WorkerFault> {
+        let opens = version.opens().then(|| connection(&event.device));
         let fits = |running: &Running| Arc::ptr_eq(&running.version, &version) && running.device == opens;
         if self.running.as_ref().is_some_and(fits) {
             return Ok(());
         }
         self.retire();
-        let running = self.start(version, opens.map(|opens| (opens, node(device))))?;
+        let node = opens.as_ref().and_then(|_| version.launch.node(event));
+        if opens.is_some() && node.is_none() && event.action == Action::Attach {
+            self.say_no_node(event);
+        }
+        let running = self.start(version, opens, node)?;
         self.take_over(running);
         Ok(())
     }
@@ -211,16 +215,26 @@ impl Slot<'_> {
     fn start(
         &mut self,
         version: Arc<Version>,
-        device: Option<(Connection, PathBuf)>,
+        device: Option<Connection>,
+        node: Option<PathBuf>,
     ) -> Result<Running, WorkerFault> {
         let (report, plugin) = (Arc::clone(&self.shared.outside.report), self.shared.name.clone());
         let sink = Box::new(move |line| report(Report::Log { plugin: plugin.clone(), line }));
-        let launch = match &device {
-            Some((_, node)) => version.launch.with_device(node.clone()),
+        let launch = match node {
+            Some(node) => version.launch.with_device(node),
             None => version.launch.clone(),
         };
         let worker = Worker::start(&launch, self.shared.policy.deadlines, sink)?;
-        Ok(Running { worker, version, device: device.map(|(connection, _)| connection) })
+        Ok(Running { worker, version, device })
+    }
+
+    fn say_no_node(&self, event: &Event) {
+        let message = format!(
+            "{}: may not be opened: not connected to this machine, or no longer",
+            event.device.device_id
+        );
+        let line = LogLine { level: Level::Warn, message, event_id: Some(event.event_id.clone()) };
+        self.shared.tell(Report::Log { plugin: self.shared.name.clone(), line });
     }
 
     fn take_over(&mut self, running: Running) {
@@ -236,7 +250,7 @@ impl Slot<'_> {
 
     fn try_version(&mut self, candidate: Candidate) {
         let Candidate { version, connected, reply } = candidate;
-        let result = match self.start(Arc::clone(&version), None) {
+        let result = match self.start(Arc::clone(&version), None, None) {
             Ok(running) => {
                 self.retire();
                 self.take_over(running);
@@ -319,9 +333,4 @@ impl Slot<'_> {
 
 pub(super) fn connection(device: &Device) -> Connection {
     (device.device_id.clone(), device.device_address)
-}
-
-/// `drivers/usb/core/usb.c`, `usb_devnode`.
-fn node(device: &Device) -> PathBuf {
-    format!("/dev/bus/usb/{:03}/{:03}", device.bus_number, device.device_address).into()
 }

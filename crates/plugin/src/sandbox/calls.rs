@@ -8,100 +8,39 @@ use std::collections::BTreeMap;
 use std::io;
 
 use libc::c_long;
+use nix::unistd::getpid;
 use seccompiler::{
     BackendError, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch,
 };
 
-use super::SandboxFault;
 use super::files::landlock_abi;
+use super::refused::{ABSENT, ALWAYS, ALWAYS_HERE, OF_OPEN_FILES, SIGNALS};
+use super::{SandboxFault, Spec};
 
 /// The call is refused if all conditions of any rule hold; without rules always.
 type Refused = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Mounts, namespaces, modules, other processes' memory, the clock, the machine.
-const ALWAYS: &[c_long] = &[
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_move_mount,
-    libc::SYS_open_tree,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_mount_setattr,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_process_madvise,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_syslog,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_quotactl_fd,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_vhangup,
-    libc::SYS_userfaultfd,
-    libc::SYS_fanotify_init,
-    libc::SYS_name_to_handle_at,
-    libc::SYS_open_by_handle_at,
-    // Shared with every other process of the same user.
-    libc::SYS_shmget,
-    libc::SYS_semget,
-    libc::SYS_msgget,
-    libc::SYS_mq_open,
-    // Out of its process group, it would outlive its worker.
-    libc::SYS_setsid,
-    libc::SYS_setpgid,
-];
-
-/// Calls whose arguments no filter can see; libraries do without them where they are not there.
-const ABSENT: &[c_long] =
-    &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
-
-#[cfg(target_arch = "x86_64")]
-const ALWAYS_HERE: &[c_long] = &[libc::SYS_kexec_file_load, libc::SYS_iopl, libc::SYS_ioperm];
-#[cfg(not(target_arch = "x86_64"))]
-const ALWAYS_HERE: &[c_long] = &[];
-
-/// Signals to others; only where Landlock cannot keep them inside.
-const SIGNALS: &[c_long] =
-    &[libc::SYS_kill, libc::SYS_tkill, libc::SYS_rt_sigqueueinfo, libc::SYS_pidfd_send_signal];
-
 /// The first ABI of Landlock with scopes.
 const ABI_SIGNALS: u32 = 6;
 
-/// Installs the filters; `network` allows TCP and UDP.
-pub(super) fn refuse(network: bool) -> Result<(), SandboxFault> {
+/// The first ABI of Landlock that knows of truncation.
+const ABI_TRUNCATE: u32 = 3;
+
+/// Installs the filters for the calling process, which is to execute what `spec` says.
+pub(super) fn refuse(spec: &Spec) -> Result<(), SandboxFault> {
     let failed = |error: String| SandboxFault::Step("filter system calls", io::Error::other(error));
-    let mut refused = Refused::new();
-    let signals = if landlock_abi() < ABI_SIGNALS { SIGNALS } else { &[] };
-    for call in ALWAYS.iter().chain(ALWAYS_HERE).chain(signals) {
-        refused.insert(*call, Vec::new());
+    let network = !spec.tcp_ports.is_empty();
+    let writes = spec.grants.iter().any(|grant| grant.write);
+    let abi = landlock_abi();
+    let signals = if abi < ABI_SIGNALS { SIGNALS } else { &[] };
+    let of_open_files = if writes { &[] } else { OF_OPEN_FILES };
+    let lists = [ALWAYS, ALWAYS_HERE, signals, of_open_files];
+    let mut refused: Refused = lists.into_iter().flatten().map(|call| (*call, Vec::new())).collect();
+    let owners = if abi < ABI_SIGNALS { owners() } else { Ok(Refused::new()) };
+    for rules in [conditional(network), files(writes, abi), others(), owners] {
+        refused.append(&mut rules.map_err(|error| failed(error.to_string()))?);
     }
-    refused.append(&mut conditional(network).map_err(|error| failed(error.to_string()))?);
     let absent = ABSENT.iter().map(|call| (*call, Vec::new())).collect();
     for (calls, errno) in [(refused, libc::EPERM), (absent, libc::ENOSYS)] {
         install(with_x32(calls), errno.unsigned_abs()).map_err(failed)?;
@@ -129,24 +68,89 @@ fn conditional(network: bool) -> Result<Refused, BackendError> {
         libc::CLONE_NEWPID,
         libc::CLONE_NEWNET,
     ];
-    let namespaces = namespaces.map(|flag| u64::from(flag.unsigned_abs()));
-    refused.insert(
-        libc::SYS_clone,
-        namespaces.into_iter().map(|flag| has(0, flag, flag)).collect::<Result<_, _>>()?,
-    );
+    let namespaces = namespaces.into_iter().map(|flag| all(0, flag));
+    refused.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+    // Memory that `RLIMIT_DATA` does not count: shared, and what grows as a stack does.
+    let shared = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    refused.insert(libc::SYS_mmap, vec![all(3, shared)?, all(3, libc::MAP_GROWSDOWN)?]);
     refused.insert(libc::SYS_prctl, vec![is(0, libc::PR_SET_PDEATHSIG)?]);
     // Its own limits only: other plugins may run as the same user.
     refused.insert(libc::SYS_prlimit64, vec![differs(0, &[0])?]);
     refused.insert(libc::SYS_socket, if network { sockets()? } else { Vec::new() });
     // A pair of datagram sockets can be connected anew, to any address.
-    refused.insert(libc::SYS_socketpair, other_types(&[libc::SOCK_STREAM])?);
+    let mut pairs = other_types(&[libc::SOCK_STREAM])?;
+    pairs.push(differs(0, &[libc::AF_UNIX])?);
+    refused.insert(libc::SYS_socketpair, pairs);
     if network {
         // Connects past the check for the port.
-        let fast_open = u64::from(libc::MSG_FASTOPEN.unsigned_abs());
         for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
-            refused.insert(call, vec![has(flags, fast_open, fast_open)?]);
+            refused.insert(call, vec![all(flags, libc::MSG_FASTOPEN)?]);
         }
     }
+    Ok(refused)
+}
+
+/// Landlock sees neither who opens a file for neither reading nor writing, which is a way to its mode, nor times.
+fn files(writes: bool, abi: u32) -> Result<Refused, BackendError> {
+    let opening = |flags| {
+        let mut rules = vec![all(flags, libc::O_ACCMODE)?];
+        if abi < ABI_TRUNCATE {
+            let mode_and_truncation = bits(libc::O_ACCMODE | libc::O_TRUNC);
+            rules.push(has(flags, mode_and_truncation, bits(libc::O_RDONLY | libc::O_TRUNC))?);
+        }
+        Ok(rules)
+    };
+    let mut refused = Refused::from([(libc::SYS_openat, opening(2)?)]);
+    #[cfg(target_arch = "x86_64")]
+    refused.insert(libc::SYS_open, opening(1)?);
+    if abi < ABI_TRUNCATE {
+        refused.insert(libc::SYS_truncate, Vec::new());
+    }
+    // Without a path it is an open file's.
+    let by_path = rule(SeccompCmpArgLen::Qword, vec![(1, SeccompCmpOp::Ne, 0)])?;
+    refused.insert(libc::SYS_utimensat, if writes { vec![by_path] } else { Vec::new() });
+    Ok(refused)
+}
+
+/// Who gets the signals of a file, and which, and to send its own thread one: `raise` and `abort` do.
+fn owners() -> Result<Refused, BackendError> {
+    // `include/uapi/asm-generic/fcntl.h` and `sockios.h`.
+    const F_SETOWN: i32 = 8;
+    const F_SETSIG: i32 = 10;
+    const F_SETOWN_EX: i32 = 15;
+    const FIOSETOWN: i32 = 0x8901;
+    const SIOCSPGRP: i32 = 0x8902;
+    Ok(Refused::from([
+        (libc::SYS_fcntl, vec![is(1, F_SETOWN)?, is(1, F_SETSIG)?, is(1, F_SETOWN_EX)?]),
+        (libc::SYS_ioctl, vec![is(1, FIOSETOWN)?, is(1, SIOCSPGRP)?]),
+        (libc::SYS_tgkill, vec![differs(0, &[own_process()])?]),
+    ]))
+}
+
+/// The number that the plugin will have as well.
+fn own_process() -> i32 {
+    getpid().as_raw()
+}
+
+/// What any process may do to those of the same user: when and where they run, and what their memory is.
+fn others() -> Result<Refused, BackendError> {
+    const IOPRIO_WHO_USER: i32 = 3;
+    let own = own_process();
+    let mut refused = Refused::new();
+    for call in [
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_move_pages,
+        libc::SYS_migrate_pages,
+    ] {
+        refused.insert(call, vec![differs(0, &[0, own])?]);
+    }
+    // 0 of all its user's is not only its own.
+    let user = libc::PRIO_USER as i32;
+    refused.insert(libc::SYS_setpriority, vec![is(0, user)?, differs(1, &[0, own])?]);
+    refused.insert(libc::SYS_ioprio_set, vec![is(0, IOPRIO_WHO_USER)?, differs(1, &[0, own])?]);
     Ok(refused)
 }
 
@@ -165,37 +169,52 @@ fn other_types(allowed: &[i32]) -> Result<Vec<SeccompRule>, BackendError> {
     others.map(|kind| has(1, u64::from(TYPE_MASK), u64::from(kind))).collect()
 }
 
+/// All bits of `flags` are set.
+fn all(argument: u8, flags: i32) -> Result<SeccompRule, BackendError> {
+    has(argument, bits(flags), bits(flags))
+}
+
+fn bits(flags: i32) -> u64 {
+    u64::from(flags.unsigned_abs())
+}
+
 fn has(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, BackendError> {
-    rule(vec![(argument, SeccompCmpOp::MaskedEq(mask), value)])
+    rule(SeccompCmpArgLen::Dword, vec![(argument, SeccompCmpOp::MaskedEq(mask), value)])
 }
 
 fn is(argument: u8, value: i32) -> Result<SeccompRule, BackendError> {
-    rule(vec![(argument, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))])
+    rule(SeccompCmpArgLen::Dword, vec![(argument, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))])
 }
 
 fn differs(argument: u8, values: &[i32]) -> Result<SeccompRule, BackendError> {
-    rule(values.iter().map(|value| (argument, SeccompCmpOp::Ne, u64::from(value.unsigned_abs()))).collect())
+    let differs = |value: &i32| (argument, SeccompCmpOp::Ne, u64::from(value.unsigned_abs()));
+    rule(SeccompCmpArgLen::Dword, values.iter().map(differs).collect())
 }
 
-/// The kernel takes these arguments as 32 bits.
-fn rule(conditions: Vec<(u8, SeccompCmpOp, u64)>) -> Result<SeccompRule, BackendError> {
-    let conditions = conditions.into_iter().map(|(argument, operator, value)| {
-        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)
-    });
-    SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+/// The kernel takes numbers as 32 bits, addresses as 64.
+fn rule(
+    length: SeccompCmpArgLen,
+    conditions: Vec<(u8, SeccompCmpOp, u64)>,
+) -> Result<SeccompRule, BackendError> {
+    let condition =
+        |(argument, operator, value)| SeccompCondition::new(argument, length.clone(), operator, value);
+    SeccompRule::new(conditions.into_iter().map(condition).collect::<Result<_, _>>()?)
 }
 
 /// On x86-64 a kernel may take the same calls by other numbers (`arch/x86/entry/syscalls/syscall_64.tbl`).
 fn with_x32(mut calls: Refused) -> Refused {
     const X32: i64 = 0x4000_0000;
-    // ptrace, kexec_load, process_vm_readv, process_vm_writev, sendmsg, sendmmsg.
-    const RENUMBERED: [(c_long, i64); 6] = [
+    const RENUMBERED: [(c_long, i64); 10] = [
         (libc::SYS_ptrace, 521),
         (libc::SYS_kexec_load, 528),
         (libc::SYS_process_vm_readv, 539),
         (libc::SYS_process_vm_writev, 540),
         (libc::SYS_sendmsg, 518),
         (libc::SYS_sendmmsg, 538),
+        (libc::SYS_rt_sigqueueinfo, 524),
+        (libc::SYS_rt_tgsigqueueinfo, 536),
+        (libc::SYS_ioctl, 514),
+        (libc::SYS_move_pages, 533),
     ];
     if cfg!(target_arch = "x86_64") {
         let twin = |(call, rules): (&i64, &Vec<SeccompRule>)| {

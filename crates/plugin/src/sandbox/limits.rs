@@ -12,6 +12,9 @@ const TASKS_MORE: u64 = 64;
 
 const OPEN_FILES: u64 = 256;
 
+/// The most a file may have that it writes, in bytes: a disk is not filled by one mistake.
+const FILE_BYTES: u64 = 1024 * 1024 * 1024;
+
 /// Limits the calling process, which is to become `uid`'s, and its children. `data_bytes` is `RLIMIT_DATA`: `RLIMIT_AS` would count what an
 /// interpreter reserves and never touches, and Node.js aborts under one of 512 MB.
 pub(super) fn set(data_bytes: u64, uid: u32) -> Result<(), Errno> {
@@ -19,6 +22,7 @@ pub(super) fn set(data_bytes: u64, uid: u32) -> Result<(), Errno> {
         (Resource::RLIMIT_DATA, data_bytes),
         (Resource::RLIMIT_NPROC, tasks(uid) + TASKS_MORE),
         (Resource::RLIMIT_NOFILE, OPEN_FILES),
+        (Resource::RLIMIT_FSIZE, FILE_BYTES),
         (Resource::RLIMIT_CORE, 0),
     ];
     limits.into_iter().try_for_each(|(resource, limit)| setrlimit(resource, limit, limit))

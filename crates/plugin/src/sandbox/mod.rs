@@ -1,11 +1,13 @@
 //! The sandbox a worker runs in: what its process can reach at all, whatever the plugin does.
 //!
 //! The loader starts its own program again with a [`Spec`] as argument; that process, which has one thread and
-//! nothing else to do, shuts itself in by [`exec`] and becomes the plugin. Doing the same between fork and exec
+//! nothing else to do, forks by [`exec`]: the child shuts itself in and becomes the plugin, the parent stays as its
+//! `guard`. Doing the same between fork and exec
 //! in the daemon would have to do without memory allocation, since its threads may hold any lock.
 //!
 //! From inside to outside:
-//! - limits: data, processes, open files, no core dumps; ended with its loader; no new privileges;
+//! - limits: data, processes, open files, no core dumps; the first to be killed where memory runs out; ended with its
+//!   loader; no new privileges;
 //! - another user and no groups or capabilities, where the loader is root;
 //! - Landlock (`files`): the package and what an interpreter needs, to read; what was granted; no more. TCP ports
 //!   (ABI 4, Linux 6.7), signals (ABI 6, Linux 6.12);
@@ -13,12 +15,15 @@
 
 mod calls;
 mod files;
+mod guard;
 mod limits;
+mod refused;
 
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -32,6 +37,10 @@ use thiserror::Error;
 
 pub(crate) use files::is_system;
 pub use files::landlock_abi;
+
+/// The most there is (`Documentation/filesystems/proc.rst` in the kernel, 3.1): a plugin is to be killed before the
+/// daemon, whose limits on memory it can get around, if slowly.
+const FIRST_TO_GO: &str = "1000";
 
 /// What is run, and what it may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,8 +131,9 @@ fn is_mapped(map: &str, uid: u32) -> bool {
     })
 }
 
-/// Shuts the calling process in as `spec`, a [`Spec`] in JSON, says, and becomes the plugin. Is to be called
-/// before the process starts a second thread.
+/// Forks: the child shuts itself in as `spec`, a [`Spec`] in JSON, says, and becomes the plugin; the parent, which does not
+/// return, ends with it, and ends it and all it started with the loader. Is to be called before the process starts a
+/// second thread or opens a file.
 ///
 /// # Errors
 /// Why it could not; nothing of the plugin has run then, and the process should end.
@@ -131,35 +141,39 @@ pub fn exec(spec: &OsStr) -> Result<Infallible, SandboxFault> {
     let spec: Spec = serde_json::from_slice(spec.as_encoded_bytes())
         .map_err(|error| SandboxFault::Spec(error.to_string()))?;
     let step = |what| move |errno: Errno| SandboxFault::Step(what, errno.into());
-    close_on_exec()?;
+    close_all()?;
+    let guard = guard::stand(spec.loader)?;
+    fs::write("/proc/self/oom_score_adj", FIRST_TO_GO)
+        .map_err(|error| SandboxFault::Step("let it go first where memory runs out", error))?;
     let rules = files::Rules::open(&spec)?;
     let uid = spec.identity.as_ref().map_or_else(|| getuid().as_raw(), |identity| identity.uid);
     limits::set(spec.data_bytes, uid).map_err(step("set limits"))?;
     match &spec.identity {
-        Some(identity) => become_user(identity).map_err(step("become the plugins' user"))?,
+        Some(identity) => {
+            become_user(identity, &groups_of(&spec.devices)).map_err(step("become the plugins' user"))?;
+        }
         None if getuid().is_root() => renounce_root().map_err(step("renounce capabilities"))?,
         None => {}
     }
     // After the change of user, which would undo it.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("tie it to the loader"))?;
-    if getppid().as_raw() != spec.loader {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("tie it to its guard"))?;
+    if getppid() != guard {
         return Err(SandboxFault::LoaderGone);
     }
     std::env::set_current_dir(&spec.package)
         .map_err(|error| SandboxFault::Step("enter the package as the plugins' user", error))?;
     prctl::set_no_new_privs().map_err(step("renounce new privileges"))?;
     rules.enforce()?;
-    calls::refuse(!spec.tcp_ports.is_empty())?;
+    calls::refuse(&spec)?;
     let error = Command::new(&spec.program).args(&spec.arguments).exec();
     Err(SandboxFault::Step("execute the plugin", error))
 }
 
-/// Whatever the loader had open stays out of the plugin's hands.
+/// Whatever the loader had open stays out of the plugin's hands, and the guard's.
 #[expect(unsafe_code, reason = "a system call that no library has")]
-fn close_on_exec() -> Result<(), SandboxFault> {
-    // SAFETY: takes three numbers and touches no memory.
-    let result =
-        unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+fn close_all() -> Result<(), SandboxFault> {
+    // SAFETY: takes three numbers; nothing in this process has opened a descriptor beyond the standard streams yet.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
     match Errno::result(result) {
         Ok(_) => Ok(()),
         Err(errno) => Err(SandboxFault::Step("close what the loader had open", errno.into())),
@@ -177,12 +191,21 @@ fn renounce_root() -> Result<(), Errno> {
 
 /// Drops the capabilities as well: the kernel clears them when the last user id that is root goes
 /// (capabilities(7)).
-fn become_user(identity: &Identity) -> Result<(), Errno> {
-    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+fn become_user(identity: &Identity, more: &[u32]) -> Result<(), Errno> {
+    let groups: Vec<Gid> = identity.groups.iter().chain(more).copied().map(Gid::from_raw).collect();
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     setgroups(&groups)?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)
+}
+
+/// Those who may write the nodes of granted devices: for others the kernel makes them read-only (0664,
+/// `drivers/usb/core/usb.c`). Only where Landlock keeps a plugin from all else that is the group's.
+fn groups_of(devices: &[PathBuf]) -> Vec<u32> {
+    const GROUP_WRITES: u32 = 0o020;
+    let groups = devices.iter().filter_map(|node| fs::metadata(node).ok());
+    let writes = |metadata: &fs::Metadata| metadata.mode() & GROUP_WRITES != 0 && landlock_abi() > 0;
+    groups.filter(writes).map(|metadata| metadata.gid()).collect()
 }
 
 #[cfg(test)]

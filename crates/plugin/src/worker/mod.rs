@@ -7,7 +7,7 @@ mod pipes;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use thiserror::Error;
 
 use crate::launch::Launch;
+use crate::pidfd;
 use crate::protocol::{self, Level, Lines, Said, Verdict};
 use pipes::{BYTES_A_SECOND_MAX, Found, Pipes};
 
@@ -93,9 +94,8 @@ pub enum Idle {
     Ended(WorkerFault),
 }
 
-/// A running plugin process that is ready for events. Dropped, its whole process group is killed.
-///
-/// The thread that starts it has to live as long as it does: the kernel ends it with that thread.
+/// A running plugin process that is ready for events. Dropped, its whole process group is killed; so it is when this
+/// process ends, however that ends.
 pub struct Worker {
     child: Child,
     pipes: Pipes,
@@ -130,6 +130,8 @@ impl Worker {
             Ok(pipes) => pipes,
             Err(error) => {
                 kill_group(&child);
+                // Killed, so not for long; otherwise it would stay as a zombie.
+                let _ = child.wait();
                 return Err(WorkerFault::Start(error));
             }
         };
@@ -149,7 +151,7 @@ impl Worker {
         }
     }
 
-    /// The process, which is the process group's number as well.
+    /// The process that guards the plugin's, and the number of their process group.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -298,12 +300,9 @@ impl Worker {
 }
 
 impl Killer {
-    /// Kills the process; one that is gone already stays gone.
-    #[expect(unsafe_code, reason = "a system call that no library has")]
+    /// Kills the guard, and the kernel the plugin with it; one that is gone already stays gone.
     pub fn kill(&self) {
-        let nothing = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: the descriptor is ours, and without a siginfo the kernel touches no memory.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, nothing, 0) };
+        pidfd::kill(&self.0);
     }
 }
 

@@ -1,13 +1,15 @@
 //! A worker's three pipes and its process, waited for together and never without an end.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::pidfd;
 
 /// Read from a pipe at once, in bytes: what a pipe holds.
 const CHUNK: usize = 64 * 1024;
@@ -49,7 +51,7 @@ pub(super) struct Found {
 
 impl Pipes {
     pub(super) fn of(child: &mut Child) -> io::Result<Self> {
-        let process = pidfd(child.id())?;
+        let process = pidfd::open(child.id())?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(io::Error::other("its standard streams are no pipes"));
@@ -177,16 +179,6 @@ impl<P: Read> Output<P> {
         let end = self.second + Duration::from_secs(1);
         (self.bytes > BYTES_A_SECOND_MAX && now < end).then_some(end)
     }
-}
-
-/// Becomes readable when the process ends, whoever else holds its pipes open (pidfd_open(2)).
-#[expect(unsafe_code, reason = "a system call that no library has")]
-fn pidfd(process: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes two numbers and touches no memory.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just opened it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn is_patient(error: &io::Error) -> bool {

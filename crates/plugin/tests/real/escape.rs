@@ -6,17 +6,17 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
-use autoweave_usb_plugin::launch::{Launch, LaunchFault};
+use autoweave_usb_plugin::launch::{Host, Launch, LaunchFault};
 use autoweave_usb_plugin::package::Package;
 use autoweave_usb_plugin::protocol::Verdict;
-use autoweave_usb_plugin::sandbox::landlock_abi;
+use autoweave_usb_plugin::sandbox::{Identity, landlock_abi};
 use autoweave_usb_plugin::worker::Worker;
 
 use crate::support::{self, Plugin, attach};
 
 /// Tries one thing after the other and logs `NAME: ok` or `NAME: errno`.
 const TRIES: &str = r#"
-import ctypes, json, os, resource, signal, socket, struct
+import ctypes, fcntl, os, resource, signal, socket, struct
 libc = ctypes.CDLL(None, use_errno=True)
 def call(*numbers):
     if libc.syscall(*[ctypes.c_long(n) for n in numbers]) < 0:
@@ -28,28 +28,37 @@ def paired(address):
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM); a.sendto(b"x", address)
 def listen():
     with socket.socket() as s: s.bind(("127.0.0.1", 0)); s.listen()
+def listen_unbound():
+    with socket.socket() as s: s.listen()
 def fast_open(port):
     with socket.socket() as s: s.sendto(b"x", 0x20000000, ("127.0.0.1", port))
+def tgkill(pid): call({"x86_64": 234, "aarch64": 131}[os.uname().machine], pid, pid, 0)
+def queue(pid):
+    info = ctypes.create_string_buffer(struct.pack("iii", 0, 0, -1), 128)
+    call({"x86_64": 297, "aarch64": 240}[os.uname().machine], pid, pid, 0, ctypes.addressof(info))
 def limits(pid): resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, 1))
 def write(path):
     with open(path, "w") as f: f.write("x")
 def run(path):
-    write(path); os.chmod(path, 0o755)
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o755))
     if os.posix_spawn(path, [path], {}): pass
+def mapped(flags, size=300 << 20):
+    libc.mmap.restype = ctypes.c_void_p
+    if libc.mmap(None, ctypes.c_size_t(size), 3, flags, -1, ctypes.c_long(0)) == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), "")
 def attach(event, context):
-    parent = os.getppid()
-    for name, attempt in TRIES(parent).items():
+    for name, attempt in TRIES(LOADER).items():
         try: attempt(); result = "ok"
         except OSError as error: result = error.errno
         context["log"]("info", f"{name}: {result}")
 def detach(event, context): pass
 "#;
 
-const EPERM: i32 = libc::EPERM;
-const EACCES: i32 = libc::EACCES;
+pub(crate) const EPERM: i32 = libc::EPERM;
+pub(crate) const EACCES: i32 = libc::EACCES;
 
 /// Runs the tries, which are a Python dictionary, and returns what came of each.
-fn tried(plugin: &Plugin, launch: &Launch) -> Vec<(String, Result<(), i32>)> {
+pub(crate) fn tried(plugin: &Plugin, launch: &Launch) -> Vec<(String, Result<(), i32>)> {
     let log = std::sync::Arc::clone(&plugin.log);
     let sink = Box::new(move |line| log.lock().unwrap().push(line));
     let mut worker = Worker::start(launch, support::DEADLINES, sink).unwrap();
@@ -63,14 +72,25 @@ fn tried(plugin: &Plugin, launch: &Launch) -> Vec<(String, Result<(), i32>)> {
     plugin.logged().into_iter().filter_map(read).collect()
 }
 
+/// A plugin that tries them on the loader, which is this process, and runs as `identity`.
+pub(crate) fn hostile_as(identity: Option<Identity>, place: &Path, permissions: &str, tries: &str) -> Plugin {
+    let (place, loader) = (place.to_str().unwrap(), std::process::id());
+    let code = format!("PLACE = {place:?}\nLOADER = {loader}\n{TRIES}\nTRIES = lambda parent: {{{tries}}}\n");
+    Plugin::for_host("main.py", &code, permissions, &Host { identity, ..support::host() })
+}
+
 fn hostile(place: &Path, permissions: &str, tries: &str) -> Plugin {
-    let code =
-        format!("PLACE = {:?}\n{TRIES}\nTRIES = lambda parent: {{{tries}}}\n", place.to_str().unwrap());
-    Plugin::with("main.py", &code, permissions)
+    hostile_as(Identity::default_for_loader(), place, permissions, tries)
+}
+
+/// Who plugins are run as: by a root's daemon, and by anybody else's, where it is not the user that keeps them from
+/// the daemon's files and processes.
+pub(crate) fn identities() -> [Option<Identity>; 2] {
+    [None, Identity::default_for_loader()]
 }
 
 /// Files and directories that everybody may read and write: it is the sandbox that refuses.
-fn place() -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn place() -> (tempfile::TempDir, PathBuf) {
     let place = support::directory();
     let path = fs::canonicalize(place.path()).unwrap();
     for directory in ["granted", "looked", "other"] {
@@ -85,12 +105,12 @@ fn place() -> (tempfile::TempDir, PathBuf) {
     (place, path)
 }
 
-fn check(results: &[(String, Result<(), i32>)], expected: &[(&str, Result<(), i32>)]) {
+pub(crate) fn check(results: &[(String, Result<(), i32>)], expected: &[(&str, Result<(), i32>)]) {
     let wrong: Vec<_> = expected
         .iter()
         .filter(|(name, result)| !results.iter().any(|(tried, found)| tried == name && found == result))
         .collect();
-    assert!(wrong.is_empty(), "expected {wrong:#?} of {results:#?}");
+    assert!(wrong.is_empty(), "expected {wrong:?} of {results:?}");
     assert_eq!(results.len(), expected.len());
 }
 
@@ -116,13 +136,17 @@ const FILES: &str = r#"
 
 #[test]
 fn files_beyond_what_was_granted_are_refused() {
+    identities().into_iter().for_each(files);
+}
+
+fn files(identity: Option<Identity>) {
     let (_place, path) = place();
     let permissions = format!(
         r#"{{"filesystem": [{{"path": "{0}/granted", "mode": "readwrite"}}, {{"path": "{0}/looked", "mode": "read"}},
             {{"path": "{0}/link", "mode": "readwrite"}}, {{"path": "{0}/missing", "mode": "read"}}]}}"#,
         path.display()
     );
-    let plugin = hostile(&path, &permissions, FILES);
+    let plugin = hostile_as(identity, &path, &permissions, FILES);
     let results = tried(&plugin, &plugin.launch.with_device(path.join("device")));
     let (fine, refused) = (Ok(()), Err(EACCES));
     let expected = [
@@ -172,6 +196,22 @@ fn files_beyond_what_was_granted_are_refused() {
 }
 
 #[test]
+fn a_granted_device_that_is_its_groups_can_be_written() {
+    let (_place, path) = place();
+    // As the kernel makes nodes: root's and its group's; what is not granted stays closed.
+    for file in ["device", "other-device"] {
+        fs::set_permissions(path.join(file), fs::Permissions::from_mode(0o664)).unwrap();
+    }
+    let tries =
+        r#""own": lambda: open(at("device"), "r+"), "other": lambda: open(at("other-device"), "r+"),"#;
+    for identity in identities() {
+        let plugin = hostile_as(identity, &path, "{}", tries);
+        let results = tried(&plugin, &plugin.launch.with_device(path.join("device")));
+        check(&results, &[("own", Ok(())), ("other", Err(EACCES))]);
+    }
+}
+
+#[test]
 fn without_a_network_grant_there_is_no_socket() {
     let (_place, path) = place();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -186,7 +226,7 @@ fn without_a_network_grant_there_is_no_socket() {
         "tcp": lambda: connect(socket.AF_INET, ("127.0.0.1", {port})), "tcp6": lambda: connect(socket.AF_INET6, ("::1", {port})),
         "udp": lambda: connect(socket.AF_INET, ("127.0.0.1", 53), socket.SOCK_DGRAM),
         "unix": lambda: connect(socket.AF_UNIX, at("stream")), "abstract": lambda: connect(socket.AF_UNIX, "\0x"),
-        "paired": lambda: paired(at("datagrams")), "pair": lambda: socket.socketpair(),
+        "paired": lambda: paired(at("datagrams")), "pair": lambda: socket.socketpair(), "tipc pair": lambda: socket.socketpair(30, socket.SOCK_STREAM),
         "netlink": lambda: socket.socket(16, socket.SOCK_RAW, 15), "packet": lambda: socket.socket(17, socket.SOCK_RAW),
         "vsock": lambda: socket.socket(40, socket.SOCK_STREAM), "alg": lambda: socket.socket(38, 5),
         "#
@@ -204,6 +244,7 @@ fn without_a_network_grant_there_is_no_socket() {
             ("abstract", refused),
             ("paired", refused),
             ("pair", Ok(())),
+            ("tipc pair", refused),
             ("netlink", refused),
             ("packet", refused),
             ("vsock", refused),
@@ -225,7 +266,7 @@ fn a_network_grant_is_for_its_ports() {
     let tries = format!(
         r#"
         "granted": lambda: connect(socket.AF_INET, ("127.0.0.1", {granted})), "other": lambda: connect(socket.AF_INET, ("127.0.0.1", {other})),
-        "udp": lambda: connect(socket.AF_INET, ("127.0.0.1", {udp}), socket.SOCK_DGRAM), "listen": listen,
+        "udp": lambda: connect(socket.AF_INET, ("127.0.0.1", {udp}), socket.SOCK_DGRAM), "listen": listen, "listen unbound": listen_unbound,
         "fast open": lambda: fast_open({other}), "unix": lambda: connect(socket.AF_UNIX, at("stream")),
         "multipath": lambda: connect(socket.AF_INET, ("127.0.0.1", {other}), socket.SOCK_STREAM, 262),
         "sctp": lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET), "raw": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 6),
@@ -247,6 +288,7 @@ fn a_network_grant_is_for_its_ports() {
             ("other", Err(EACCES)),
             ("udp", fine),
             ("listen", Err(EACCES)),
+            ("listen unbound", refused),
             ("fast open", refused),
             ("unix", refused),
             ("multipath", refused),
@@ -262,6 +304,11 @@ fn a_network_grant_is_for_its_ports() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn other_processes_and_the_machine_are_out_of_reach() {
+    identities().into_iter().for_each(processes);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn processes(identity: Option<Identity>) {
     let (_place, path) = place();
     let tries = r#"
         "signal": lambda: os.kill(parent, 0), "signal group": lambda: os.kill(-os.getpgid(parent), 0),
@@ -275,7 +322,7 @@ fn other_processes_and_the_machine_are_out_of_reach() {
         "shared memory": lambda: call(29, 1, 4096, 0o1666), "perf": lambda: call(298, 0, 0, 0, 0, 0),
         "fork": lambda: os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0),
     "#;
-    let plugin = hostile(&path, "{}", tries);
+    let plugin = hostile_as(identity, &path, "{}", tries);
     let results = tried(&plugin, &plugin.launch);
     let (fine, refused, absent) = (Ok(()), Err(EPERM), Err(libc::ENOSYS));
     check(
@@ -370,10 +417,17 @@ os.execv(sys.argv[1], sys.argv[1:])
 #[test]
 fn without_landlock_only_who_is_named_runs_and_can_signal_nobody() {
     let (_place, path) = place();
-    let tries = r#""signal": lambda: os.kill(parent, 0), "shadow": lambda: open("/etc/shadow"), "socket": lambda: socket.socket(),"#;
-    let plugin = hostile(&path, "{}", tries);
+    let tries = r#"
+        "signal": lambda: os.kill(parent, 0), "thread": lambda: tgkill(parent), "own": lambda: tgkill(os.getpid()),
+        "queue": lambda: queue(parent), "owner": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, parent),
+        "owner too": lambda: fcntl.fcntl(0, 15, struct.pack("ii", 1, parent)), "which": lambda: fcntl.fcntl(0, 10, 9),
+        "owner by ioctl": lambda: fcntl.ioctl(0, 0x8901, struct.pack("i", parent)),
+        "truncate": lambda: os.truncate(at("journal.db"), 0),
+        "open to truncate": lambda: os.open(at("journal.db"), os.O_TRUNC), "socket": lambda: socket.socket(),
+    "#;
+    let plugin = hostile_as(None, &path, "{}", tries);
     let package = Package::check(plugin.directory.path(), false).unwrap();
-    let mut host = support::host();
+    let mut host = Host { identity: None, ..support::host() };
     host.launcher_arguments = vec!["-c".into(), NO_LANDLOCK.into(), host.launcher.into()];
     host.launcher = "/usr/bin/python3".into();
     let fault = Worker::start(&Launch::plan(&package, &host).unwrap(), support::DEADLINES, Box::new(|_| ()))
@@ -386,5 +440,21 @@ fn without_landlock_only_who_is_named_runs_and_can_signal_nobody() {
     host.without_landlock = vec!["under-test".to_owned()];
     let launch = Launch::plan(&package, &host).unwrap();
     let refused = Err(EPERM);
-    check(&tried(&plugin, &launch), &[("signal", refused), ("shadow", Err(EACCES)), ("socket", refused)]);
+    check(
+        &tried(&plugin, &launch),
+        &[
+            ("signal", refused),
+            ("thread", refused),
+            ("own", Ok(())),
+            ("queue", refused),
+            ("owner", refused),
+            ("owner too", refused),
+            ("which", refused),
+            ("owner by ioctl", refused),
+            ("truncate", refused),
+            ("open to truncate", refused),
+            ("socket", refused),
+        ],
+    );
+    assert_eq!(fs::read_to_string(path.join("journal.db")).unwrap(), "content");
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Action, Event};
+use autoweave_usb_plugin::launch::Host;
 use autoweave_usb_plugin::loader::{Loader, Options, Pending};
 use autoweave_usb_plugin::pool::{Ending, Policy};
 use autoweave_usb_plugin::report::{Report, Sink};
@@ -74,7 +75,7 @@ impl Bed {
             store: self.store.path().join("packages"),
             require_signature: false,
             policy: self.policy,
-            host: support::host(),
+            host: Host { sysfs: self.output.path().to_owned(), ..support::host() },
             gate: Arc::new(move || gate.load(Ordering::SeqCst)),
         };
         let loader = Loader::open(options, connected, report).unwrap();
@@ -382,8 +383,51 @@ fn a_plugin_that_opens_devices_has_a_worker_for_each() {
     let heard: Vec<String> = bed.heard("opens").iter().map(process).collect();
     assert_eq!(heard[0], heard[1]);
     assert_ne!(heard[1], heard[2]);
-    assert!(bed.told("001/005: not granted: No such file"), "{:#?}", bed.told.lock().unwrap());
     assert!(!heard[..4].contains(&heard[4]), "{heard:?}");
+}
+
+#[test]
+fn the_node_granted_is_that_of_the_device_here_and_now() {
+    let bed = Bed::new();
+    let permissions = bed.permissions("").replace(r#"["*"]"#, r#"["*"], "open": true"#);
+    bed.shell("opens", "ok", "");
+    let code = fs::read_to_string(bed.package("opens").join("run")).unwrap();
+    support::write(&bed.package("opens"), "opens", "run", &code, &permissions);
+    let device = bed.output.path().join("bus/usb/devices/1-1");
+    fs::create_dir_all(&device).unwrap();
+    let set = |name: &str, value: &str| fs::write(device.join(name), format!("{value}\n")).unwrap();
+    for (name, value) in [("devnum", "5"), ("idVendor", "046d"), ("idProduct", "c52b"), ("serial", "A")] {
+        set(name, value);
+    }
+    let loader = bed.open(vec![]);
+    // Here the node itself is not there, which is told if it would have been granted.
+    let is_granted = |change: &dyn Fn(&mut Event)| {
+        let mut event = event(1, "1-1", Action::Attach);
+        Arc::make_mut(&mut event.device).serial_number = Some("A".to_owned());
+        change(&mut event);
+        bed.told.lock().unwrap().clear();
+        assert_eq!(endings(loader.dispatch(&Arc::new(event), 1)), [done("opens")]);
+        let (granted, refused) =
+            (bed.told("001/005: not granted: No such file"), bed.told("may not be opened"));
+        assert_ne!(granted, refused, "{:#?}", bed.told.lock().unwrap());
+        // Its worker goes, so that the next one is started anew.
+        let mut event = support::event(2, "1-1", Action::Detach);
+        change(&mut event);
+        assert_eq!(endings(loader.dispatch(&Arc::new(event), 1)), [done("opens")]);
+        granted
+    };
+    assert!(is_granted(&|_| ()));
+    assert!(!is_granted(&|event| event.host = "another".to_owned()));
+    set("serial", "B");
+    assert!(!is_granted(&|_| ()));
+    set("serial", "A");
+    set("idProduct", "c52c");
+    assert!(!is_granted(&|_| ()));
+    set("idProduct", "c52b");
+    set("devnum", "6");
+    assert!(!is_granted(&|_| ()));
+    fs::remove_dir_all(&device).unwrap();
+    assert!(!is_granted(&|_| ()));
 }
 
 #[test]

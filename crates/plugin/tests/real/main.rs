@@ -5,5 +5,6 @@
 mod escape;
 mod examples;
 mod loader;
+mod same_user;
 mod support;
 mod worker;

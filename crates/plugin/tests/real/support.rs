@@ -35,6 +35,8 @@ pub fn host() -> Host {
         launcher_arguments: Vec::new(),
         identity: Identity::default_for_loader(),
         without_landlock: Vec::new(),
+        name: "h".to_owned(),
+        sysfs: "/sys".into(),
         protected: Vec::new(),
     }
 }
@@ -64,10 +66,14 @@ impl Plugin {
     }
 
     pub fn with(entry: &str, code: &str, permissions: &str) -> Self {
+        Self::for_host(entry, code, permissions, &host())
+    }
+
+    pub fn for_host(entry: &str, code: &str, permissions: &str, host: &Host) -> Self {
         let directory = directory();
         write(directory.path(), "under-test", entry, code, permissions);
         let package = Package::check(directory.path(), false).unwrap();
-        Self { directory, log: Arc::default(), launch: Launch::plan(&package, &host()).unwrap() }
+        Self { directory, log: Arc::default(), launch: Launch::plan(&package, host).unwrap() }
     }
 
     /// Speaks the protocol in `sh`: `hear` reads a line, `ok` answers the event in it.

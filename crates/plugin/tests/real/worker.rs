@@ -1,10 +1,16 @@
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use autoweave_usb_plugin::protocol::{Level, Verdict};
-use autoweave_usb_plugin::worker::{Deadlines, Idle, Worker, WorkerFault};
+use autoweave_usb_plugin::worker::{Deadlines, Idle, WorkerFault};
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use crate::support::{DEADLINES, Plugin, attach, group, until};
+use crate::escape;
+use crate::support::{DEADLINES, Plugin, attach, directory, group, until};
 
 fn failed(error: &str, retry: bool) -> Verdict {
     Verdict::Failed { error: error.to_owned(), retry }
@@ -232,6 +238,51 @@ fn memory_ends_at_its_limit() {
 }
 
 #[test]
+fn what_the_limit_of_data_does_not_count_is_refused() {
+    let (_place, path) = escape::place();
+    let tries = r#""memfd": lambda: os.memfd_create("x"), "secret": lambda: call(447, 0), "shared": lambda: mapped(0x21),
+        "validated": lambda: mapped(0x23), "growing": lambda: mapped(0x122), "private": lambda: mapped(0x22, 1 << 20),"#;
+    for identity in escape::identities() {
+        let plugin = escape::hostile_as(identity, &path, r#"{"memory": {"max_heap_mb": 32}}"#, tries);
+        let refused = Err(libc::EPERM);
+        escape::check(
+            &escape::tried(&plugin, &plugin.launch),
+            &[
+                ("memfd", refused),
+                ("secret", refused),
+                ("shared", refused),
+                ("validated", refused),
+                ("growing", refused),
+                ("private", Ok(())),
+            ],
+        );
+    }
+}
+
+#[test]
+fn plugins_go_before_the_daemon_where_memory_runs_out() {
+    let plugin = Plugin::shell("ready; sleep 1000 & hear");
+    let worker = plugin.start().unwrap();
+    until("both run", || running(worker.id(), "sh") == 1 && running(worker.id(), "sleep") == 1);
+    for process in
+        group(worker.id()).iter().filter(|process| ["sh", "sleep"].contains(&name(process).as_str()))
+    {
+        let score = std::fs::read_to_string(process.join("oom_score_adj")).unwrap();
+        assert_eq!(score.trim(), "1000", "{}", name(process));
+    }
+}
+
+fn name(process: &Path) -> String {
+    std::fs::read_to_string(process.join("comm")).unwrap_or_default().trim().to_owned()
+}
+
+/// How many of the group run a program of this name.
+fn running(id: u32, program: &str) -> usize {
+    // A plugin's script has the name of its entry.
+    group(id).iter().filter(|process| name(process).replace("run", "sh") == program).count()
+}
+
+#[test]
 fn a_fork_bomb_stays_small_and_goes_with_its_worker() {
     let plugin =
         Plugin::shell("ready; hear; i=0; while [ $i -lt 500 ]; do sleep 1000 & i=$((i+1)); done; hear");
@@ -244,23 +295,54 @@ fn a_fork_bomb_stays_small_and_goes_with_its_worker() {
     until("the group is gone", || group(id).is_empty());
 }
 
-/// The kernel ends a worker whose loader's thread is gone, however that ended.
 #[test]
-fn a_worker_ends_with_its_loader() {
-    let id = std::thread::spawn(|| {
-        let plugin = Plugin::shell("ready; sleep 1000");
-        let worker: Worker = plugin.start().unwrap();
-        let id = worker.id();
-        std::mem::forget(worker);
-        id
-    });
-    let id = id.join().unwrap();
-    until("the worker is gone", || {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    });
-    let _ = nix::sys::signal::killpg(
-        nix::unistd::Pid::from_raw(id.try_into().unwrap()),
-        nix::sys::signal::SIGKILL,
-    );
+fn nothing_is_left_of_a_worker_that_cannot_be_watched() {
+    let plugin = Plugin::shell("ready; hear");
+    // As where no descriptor is left, but for this thread alone.
+    let rules = [(libc::SYS_pidfd_open, vec![])].into();
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let refused = SeccompAction::Errno(libc::EMFILE.unsigned_abs());
+    let filter: BpfProgram =
+        SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).unwrap().try_into().unwrap();
+    let start = move || {
+        seccompiler::apply_filter(&filter).unwrap();
+        plugin.start().err().unwrap()
+    };
+    let fault = std::thread::spawn(start).join().unwrap();
+    assert!(matches!(fault, WorkerFault::Start(_)), "{fault}");
+    assert_eq!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Err(nix::errno::Errno::ECHILD));
+}
+
+#[test]
+fn a_worker_and_what_it_started_end_with_a_loader_that_is_killed() {
+    const AS_LOADER: &str = "AUTOWEAVE_AS_LOADER";
+    if std::env::var_os(AS_LOADER).is_some() {
+        return as_loader();
+    }
+    let place = directory();
+    let mut loader = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "worker::a_worker_and_what_it_started_end_with_a_loader_that_is_killed",
+            "--nocapture",
+        ])
+        .envs([("TMPDIR", place.path()), (AS_LOADER, Path::new("1"))])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(loader.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let id = lines.find_map(|line| line.strip_prefix("worker ")?.parse().ok()).unwrap();
+    until("it has started something", || running(id, "sh") == 1 && running(id, "sleep") == 1);
+    loader.kill().unwrap();
+    loader.wait().unwrap();
+    until("all of it is gone", || group(id).is_empty());
+}
+
+/// What the test before starts, and kills.
+fn as_loader() {
+    let plugin = Plugin::shell("ready; sleep 1000 & while hear; do ok; done");
+    let worker = plugin.start().unwrap();
+    println!("\nworker {}", worker.id());
+    std::io::stdin().read_line(&mut String::new()).unwrap();
 }

@@ -53,6 +53,22 @@ fn what_is_wrong_with_a_package_is_said_with_line_key_and_mend() {
 }
 
 #[test]
+fn packages_and_their_copies_cannot_be_granted() {
+    let (bed, directory) = (Bed::new(), tempfile::tempdir().unwrap());
+    plugins(&bed, directory.path(), &["new", "my-plugin"]).ok();
+    let manifest = directory.path().join("my-plugin/autoweave.plugin.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let env = bed.env();
+    let cache = env.iter().find(|(key, _)| key == "CACHE_DIRECTORY").unwrap().1.clone();
+    for granted in [bed.plugins.path().to_str().unwrap(), &cache] {
+        let grant =
+            format!(r#""permissions": {{"filesystem": [{{"path": "{granted}/any", "mode": "write"}}], "#);
+        fs::write(&manifest, text.replace(r#""permissions": {"#, &grant)).unwrap();
+        plugins(&bed, directory.path(), &["check", "my-plugin"]).fails(64, &["it is the daemon's", granted]);
+    }
+}
+
+#[test]
 fn the_doctor_looks_at_sandbox_and_packages() {
     let bed = Bed::new();
     bed.shell("desk", "ok");

@@ -20,7 +20,7 @@ def ptrace(process):
         raise OSError(ctypes.get_errno(), "ptrace")
 
 def attach(event, context):
-    daemon = os.getppid()
+    daemon = DAEMON
     tries = {
         "shadow": lambda: open("/etc/shadow").read(),
         "journal": lambda: open("STATE/journal.db").read(1),
@@ -61,13 +61,13 @@ fn every_try_is_refused_and_the_daemon_goes_on() {
         .replace("STATE", bed.state.path().to_str().unwrap())
         .replace("RUNTIME", runtime.path().to_str().unwrap())
         .replace("OUT", out.to_str().unwrap());
-    bed.python("hostile", &code);
     bed.shell("well", "note; ok");
     // That others may not look into it would not be the sandbox's merit.
     fs::set_permissions(bed.state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let env = bed.env();
     let more = [("RUNTIME_DIRECTORY", runtime.path().to_str().unwrap())];
     let daemon = Daemon::start(&bus, &bed.state, &[&pairs(&env), &more[..]].concat());
+    bed.python("hostile", &code.replace("DAEMON", &daemon.daemon_pid().to_string()));
     bus.plug("1-1", &Device::storage("A")).unwrap();
     let tried = || fs::read_to_string(out.join("tries")).unwrap_or_default();
     daemon.wait_until("both events are tried", || tried().matches("end\n").count() == 2);

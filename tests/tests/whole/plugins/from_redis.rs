@@ -236,7 +236,7 @@ fn loaders_and_redis_are_killed_over_ten_thousand_events_and_each_is_heard() {
             2 => (2, true),
             _ => (2, false),
         };
-        // A loader is killed with its process group's plugins still running: they end with it.
+        // A loader is killed with its plugins still running: their guards end them.
         for number in 0..kills_loaders {
             let other = (round / 4 + number) % 2;
             let killed = std::mem::replace(&mut loaders[other], loader(&bed, &server));

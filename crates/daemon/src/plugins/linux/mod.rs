@@ -26,7 +26,7 @@ use crate::config::{Config, Loaded, Password, Plugins as Settings};
 use crate::exit::Failure;
 use crate::http::{Monitor, PluginStatus};
 use crate::pipeline::Group;
-use crate::state_dir;
+use crate::{stamp, state_dir};
 
 pub use alone::run_alone;
 pub use connected::connected;
@@ -181,13 +181,18 @@ pub fn host(loaded: &Loaded, without_landlock: Vec<String>, state_dir: &Path) ->
         _ => None,
     });
     let etc = Some(PathBuf::from("/etc/autoweave"));
-    let more = [state_dir::runtime(), loaded.file.clone(), password_file, etc];
+    // Who writes packages, or what was copied of them, decides what runs, and with which permissions.
+    let packages = loaded.config.plugins.as_ref().map(|settings| settings.dir.clone());
+    let copies = Some(copies::parent(state_dir));
+    let more = [state_dir::runtime(), loaded.file.clone(), password_file, etc, packages, copies];
     Host {
         // The program as it runs, whatever has become of its file.
         launcher: PathBuf::from("/proc/self/exe"),
         launcher_arguments: vec![exec::COMMAND.into()],
         identity: Identity::default_for_loader(),
         without_landlock,
+        name: stamp::host(loaded.config.host.as_ref()),
+        sysfs: PathBuf::from("/sys"),
         protected: more.into_iter().flatten().chain([state_dir.to_owned()]).collect(),
     }
 }
