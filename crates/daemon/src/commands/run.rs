@@ -60,6 +60,9 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let redis = pipeline::settings(config);
+    if arguments.role == Role::Watcher && config.plugins.is_some() {
+        info!("no plugin runs here, whatever plugins.dir says: this is --role watcher");
+    }
     let group = if arguments.role == Role::All { plugins::group(config, &journal)? } else { None };
     // How publisher and plugins do is looked at now and then, whether or not anything happens.
     let patience = if redis.is_some() || group.is_some() { config.monitoring.interval } else { PATIENCE };

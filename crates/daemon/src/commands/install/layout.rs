@@ -60,6 +60,7 @@ pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
     };
     let text = |path: PathBuf, text: String| Item { path, content: Content::Bytes(text.into_bytes()) };
     let service = SERVICE.replace(PROGRAM_OF_THE_UNIT, &program.display().to_string());
+    let plugins = PLUGINS.replace(PROGRAM_OF_THE_UNIT, &program.display().to_string());
     let rules = RULES.replace(HELPER_OF_THE_RULES, &helper.display().to_string());
     let zsh = if is_packaged { "zsh/vendor-completions" } else { "zsh/site-functions" };
     let completion = |directory: &str, name: &str, shell| Item {
@@ -75,7 +76,7 @@ pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
         text(system("systemd/system/autoweave-usb.service"), service),
         text(system("systemd/system/autoweave-usb.socket"), SOCKET.to_owned()),
         text(system("udev/rules.d/99-autoweave-usb.rules"), rules),
-        text(share.join("doc/autoweave-usb/plugins.conf"), PLUGINS.to_owned()),
+        text(share.join("doc/autoweave-usb/plugins.conf"), plugins),
         Item { path: share.join("man/man1/autoweave-usbd.1"), content: Content::Bytes(manual()?) },
         completion("bash-completion/completions", "autoweave-usbd", Shell::Bash),
         completion(zsh, "_autoweave-usbd", Shell::Zsh),
@@ -118,7 +119,10 @@ mod tests {
             let items = items(Path::new(prefix), &helper).unwrap();
             let (path, service) = find(&items, "autoweave-usb.service");
             assert_eq!(path.parent(), Some(Path::new(units)));
-            assert!(service.contains(&format!("\nExecStart={prefix}/bin/autoweave-usbd run\n")), "{service}");
+            let run = format!("\nExecStart={prefix}/bin/autoweave-usbd run");
+            assert!(service.contains(&format!("{run} --role watcher\n")), "{service}");
+            let (_, plugins) = find(&items, "plugins.conf");
+            assert!(plugins.contains(&format!("\nExecStart={run}\n")), "{plugins}");
             let (_, rules) = find(&items, "99-autoweave-usb.rules");
             assert_eq!(rules.matches(&format!("RUN+=\"{} ", helper.display())).count(), 2, "{rules}");
             assert_eq!(find(&items, "autoweave-udev-notify"), (&*helper, "autoweave-usbd".to_owned()));
