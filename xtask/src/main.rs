@@ -3,6 +3,7 @@
 mod bench;
 mod cross;
 mod fuzz;
+mod guest;
 mod step;
 mod test;
 mod tidy;
@@ -30,6 +31,8 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Measures the release binary on the virtual bus, as a table.
     Bench(bench::Arguments),
+    /// Runs a command in a QEMU guest with a kernel and USB controllers of its own.
+    Guest(guest::Arguments),
     /// Checks the daemon for Linux, macOS and Windows, and runs the one for Windows under Wine.
     CrossCheck,
     /// Checks of style that no lint makes.
@@ -54,6 +57,7 @@ fn run(task: &Task) -> Result<(), String> {
         Task::Test(arguments) => test::run(arguments),
         Task::Fuzz(arguments) => fuzz::run(arguments),
         Task::Bench(arguments) => bench::run(arguments),
+        Task::Guest(arguments) => guest::run(arguments),
         Task::CrossCheck => cross::run(),
         Task::Tidy => tidy::run(),
     }

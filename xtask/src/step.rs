@@ -84,8 +84,8 @@ pub fn need_bare(program: &str, package: &str) -> Result<(), String> {
 }
 
 fn need_with(program: &str, package: &str, options: &[&str]) -> Result<(), String> {
-    // openssl has it as a command.
-    if succeeds(&[program, "--version"]) || succeeds(&[program, "version"]) {
+    // openssl has it as a command, mke2fs as a letter.
+    if ["--version", "version", "-V"].iter().any(|version| succeeds(&[program, version])) {
         return Ok(());
     }
     if !is_root() || !succeeds(&["apt-get", "--version"]) {

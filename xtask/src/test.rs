@@ -6,14 +6,17 @@ use std::process::Command;
 use clap::Args;
 
 use crate::step::{command, need, release_binary, run as run_command, step, succeeds};
-use crate::{fuzz, tidy, tools};
+use crate::{fuzz, guest, tidy, tools};
 
 /// Of `cargo xtask test`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Adds what takes long: more cycles in the whole-program tests, and 60 s of each fuzz target
+    /// Adds what takes long: more cycles in the whole-program tests, all tests in the guest, and 60 s of each fuzz target
     #[arg(long)]
     all: bool,
+    /// Only the tests in the guest, all of them
+    #[arg(long, conflicts_with = "all")]
+    guest: bool,
 }
 
 const FUZZ_SECONDS: u32 = 60;
@@ -35,6 +38,11 @@ the tests make mount and network namespaces, which they may not do here. Do one 
 pub fn run(arguments: &Arguments) -> Result<(), String> {
     // Asked before anything is built: the answer changes when our own executable is replaced.
     let daemon = release_binary("autoweave-usbd")?;
+    let guest = guest::Runner::find()?;
+    if arguments.guest {
+        run_command(command(&["cargo", "build", "--release"]))?;
+        return guest.run(&daemon, true);
+    }
     let mut privileges = None;
     step("what the tests need", || {
         components()?;
@@ -55,7 +63,12 @@ pub fn run(arguments: &Arguments) -> Result<(), String> {
         privileges: privileges.unwrap_or_default(),
         nextest: succeeds(&["cargo", "nextest", "--version"]),
     };
-    plan.commands().into_iter().try_for_each(run_command)?;
+    plan.checks().into_iter().try_for_each(run_command)?;
+    match guest::install() {
+        Ok(()) => guest.run(&daemon, arguments.all)?,
+        missing => tools::or_skip("the tests in the guest", missing)?,
+    }
+    plan.tests().into_iter().try_for_each(run_command)?;
     if arguments.all { fuzz::run_all(FUZZ_SECONDS) } else { Ok(()) }
 }
 
@@ -84,19 +97,35 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    fn commands(&self) -> Vec<Command> {
-        let mut doc = command(&["cargo", "doc", "--workspace", "--no-deps"]);
-        doc.env("RUSTDOCFLAGS", "-D warnings");
+    /// What comes before the tests in the guest.
+    fn checks(&self) -> Vec<Command> {
         vec![
             command(&["cargo", "fmt", "--all", "--check"]),
             command(&["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            // Left out of `--all-targets`, as no other test is to run them.
+            command(&[
+                "cargo",
+                "clippy",
+                "-p",
+                "autoweave-usb-tests",
+                "--test",
+                "guest",
+                "--",
+                "-D",
+                "warnings",
+            ]),
             command(&["cargo", "build", "--release"]),
-            // Before the other tests: a crate without examples closes with "0 passed", and CI takes the last
-            // closing line it reads for the whole run's.
-            self.tests(&["cargo", "test", "--workspace", "--doc"]),
-            self.tests(self.runner()),
-            doc,
+            // Before the other tests, as the guest's are: a crate without examples closes with "0 passed", and CI
+            // takes the last closing line it reads for the whole run's.
+            self.test(&["cargo", "test", "--workspace", "--doc"]),
         ]
+    }
+
+    /// What comes after them.
+    fn tests(&self) -> Vec<Command> {
+        let mut doc = command(&["cargo", "doc", "--workspace", "--no-deps"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        vec![self.test(self.runner()), doc]
     }
 
     fn runner(&self) -> &'static [&'static str] {
@@ -107,7 +136,7 @@ impl Plan<'_> {
         }
     }
 
-    fn tests(&self, runner: &[&str]) -> Command {
+    fn test(&self, runner: &[&str]) -> Command {
         let mut command = command(&[self.privileges, runner].concat());
         command.env("AUTOWEAVE_USBD", self.daemon);
         if self.long {
@@ -124,7 +153,8 @@ mod tests {
 
     fn test_lines(long: bool, nextest: bool, privileges: &'static [&'static str]) -> Vec<String> {
         let plan = Plan { long, daemon: Path::new("/t/release/autoweave-usbd"), privileges, nextest };
-        let lines = plan.commands().iter().map(command_line).collect::<Vec<_>>();
+        let commands = plan.checks().into_iter().chain(plan.tests());
+        let lines = commands.map(|command| command_line(&command)).collect::<Vec<_>>();
         lines.into_iter().filter(|line| line.contains("AUTOWEAVE_USBD")).collect()
     }
 
@@ -152,7 +182,7 @@ mod tests {
     #[test]
     fn the_daemon_is_built_before_the_tests_that_run_it() {
         let plan = Plan { long: false, daemon: Path::new("d"), privileges: &[], nextest: true };
-        let lines: Vec<_> = plan.commands().iter().map(command_line).collect();
+        let lines: Vec<_> = plan.checks().iter().map(command_line).collect();
         let at = |text: &str| lines.iter().position(|line| line.contains(text)).unwrap();
         assert!(at("fmt") < at("clippy") && at("clippy") < at("build --release"));
         assert!(at("build --release") < at("AUTOWEAVE_USBD"));

@@ -22,10 +22,9 @@ const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
 /// # Errors
 /// In CI, what cannot be installed and why.
 pub fn install() -> Result<(), String> {
-    let directory = target_directory()?.join("test-tools");
     or_skip("the tests with udev", need_bare("udevadm", "udev"))?;
-    or_skip("the tests with Valkey", valkey(&directory.join("valkey")))?;
-    or_skip("the tests with a consumer in Node", node(&directory.join("node")))
+    or_skip("the tests with Valkey", valkey(&target_directory()?.join("test-tools/valkey")))?;
+    or_skip("the tests with a consumer in Node", node().map(drop))
 }
 
 /// Builds the daemon with the feature `kill-points`, under another name: the one without is built beside it.
@@ -98,24 +97,30 @@ pub fn packages(directory: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
 }
 
-fn node(directory: &Path) -> Result<(), String> {
+/// Installs Node's packages of the tests, and returns the directory that has `node_modules`.
+///
+/// # Errors
+/// They cannot be installed.
+pub fn node() -> Result<PathBuf, String> {
+    let directory = target_directory()?.join("test-tools/node");
     need("node", "nodejs")?;
     let wanted = Path::new("tests/node");
     let is_current = |name: &&str| {
         let read = |directory: &Path| fs::read(directory.join(name)).ok();
-        read(directory) == read(wanted)
+        read(&directory) == read(wanted)
     };
-    if NPM_FILES.iter().all(is_current) && directory.join("node_modules/ioredis").is_dir() {
-        return Ok(());
+    if NPM_FILES.iter().all(is_current) && directory.join("node_modules/usb").is_dir() {
+        return Ok(directory);
     }
     need_bare("npm", "npm")?;
-    fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     for name in NPM_FILES {
         fs::copy(wanted.join(name), directory.join(name)).map_err(|error| format!("{name}: {error}"))?;
     }
     let mut npm = command(&["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
-    npm.current_dir(directory);
-    run(npm)
+    npm.current_dir(&directory);
+    run(npm)?;
+    Ok(directory)
 }
 
 /// A path as an argument.
