@@ -15,6 +15,7 @@ mod observation;
 mod port;
 mod reading;
 mod table;
+mod traceparent;
 
 pub use descriptor::{
     AlternateSetting, Configuration, Descriptors, DeviceDescriptor, Endpoint, Fault, InterfaceAssociation,
@@ -27,3 +28,4 @@ pub use observation::{Moment, Observation, Observed};
 pub use port::{ParsePortError, Port, PortPath};
 pub use reading::{InterfaceReading, Reading};
 pub use table::{Change, DeviceTable, Edge, Policy, Tallies};
+pub use traceparent::Traceparent;

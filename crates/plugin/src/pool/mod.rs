@@ -11,7 +11,7 @@ use std::io::{self, PipeReader, PipeWriter, Write};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use autoweave_usb_device::{Action, Event};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -65,6 +65,17 @@ pub struct Outcome {
     pub deliveries: u32,
     /// How it ended.
     pub ending: Ending,
+    /// The last delivery, if the plugin was given it.
+    pub hook: Option<HookRun>,
+}
+
+/// A plugin's handling of one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookRun {
+    /// When it was given the event.
+    pub began: SystemTime,
+    /// Until it answered, crashed or was given up on.
+    pub took: Duration,
 }
 
 /// How an event ended with one plugin.
@@ -364,11 +375,18 @@ impl Shared {
 
     fn job(&self, event: &Arc<Event>, delivery: u32, reply: Option<Sender<Outcome>>) -> Job {
         let patience = Instant::now() + self.policy.patience;
-        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, patience, reply }
+        Job {
+            event: Arc::clone(event),
+            delivery: delivery.max(1),
+            not_before: None,
+            patience,
+            reply,
+            hook: None,
+        }
     }
 
     fn answer(&self, job: &Job, ending: Ending) {
-        let outcome = Outcome { plugin: self.name.clone(), deliveries: job.delivery, ending };
+        let outcome = Outcome { plugin: self.name.clone(), deliveries: job.delivery, ending, hook: job.hook };
         // Who asked may not want to know any more.
         job.reply.iter().for_each(|reply| drop(reply.send(outcome.clone())));
     }

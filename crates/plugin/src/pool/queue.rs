@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use autoweave_usb_device::Event;
 
-use super::Outcome;
+use super::{HookRun, Outcome};
 
 /// An event that a plugin has to hear.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Job {
     pub(super) patience: Instant,
     /// Who wants to know how it went.
     pub(super) reply: Option<Sender<Outcome>>,
+    /// The last delivery.
+    pub(super) hook: Option<HookRun>,
 }
 
 /// The jobs nobody works on yet, and the events that slots work on.
@@ -122,12 +124,13 @@ mod tests {
             timestamp: 0,
             edges: 1,
             seqnum: None,
+            traceparent: None,
             device: Arc::new(Device::new(&reading, device.to_string())),
         })
     }
 
     fn job(event: Arc<Event>, now: Instant) -> Job {
-        Job { event, delivery: 1, not_before: None, patience: now, reply: None }
+        Job { event, delivery: 1, not_before: None, patience: now, reply: None, hook: None }
     }
 
     #[test]

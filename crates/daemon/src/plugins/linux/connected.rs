@@ -47,6 +47,7 @@ pub fn connected(
         timestamp: stamp::now_ms(),
         edges: 1,
         seqnum: None,
+        traceparent: None,
         device,
     };
     Ok(devices.into_iter().map(attach).map(Arc::new).collect())
@@ -90,6 +91,7 @@ mod tests {
             timestamp: 0,
             edges: 1,
             seqnum: None,
+            traceparent: None,
             device,
         }
     }
