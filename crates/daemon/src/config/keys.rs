@@ -354,4 +354,13 @@ pub const KEYS: &[Key] = &[
         applies: Applies::AtStart,
         doc: "Plugins, by name, that may run on a kernel without Landlock: there they read and write what their user may.",
     },
+    Key {
+        path: "telemetry.endpoint",
+        kind: Kind::Http,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "Where an OpenTelemetry collector takes OTLP over HTTP, such as `http://localhost:4318`: traces, metrics and \
+              logs go to `/v1/traces`, `/v1/metrics` and `/v1/logs` below it, see [the \
+              guide](operations.md#opentelemetry). Empty: nothing is exported.",
+    },
 ];

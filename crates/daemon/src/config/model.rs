@@ -34,6 +34,8 @@ pub struct Config {
     pub journal: Journal,
     /// The plugins to run; `None`: no plugin directory is set.
     pub plugins: Option<Plugins>,
+    /// Where OTLP is taken over HTTP; `None`: not given here.
+    pub telemetry_endpoint: Option<String>,
 }
 
 /// `[log]`.

@@ -74,6 +74,7 @@ fn defaults() -> Config {
         },
         journal: Journal { durability: Durability::Power, max_events: 1_000_000 },
         plugins: None,
+        telemetry_endpoint: None,
     }
 }
 
@@ -121,6 +122,8 @@ without_landlock = ["old"]
 group = "g"
 consumer = "c"
 max_deliveries = 2
+[telemetry]
+endpoint = "https://collector/otlp"
 "#;
 
 #[test]
@@ -168,6 +171,7 @@ fn every_key_reaches_the_config() {
             require_signature: true,
             without_landlock: vec!["old".to_owned()],
         }),
+        telemetry_endpoint: Some("https://collector/otlp".to_owned()),
     };
     let loaded = load_all(EVERYTHING, &[], &[]).unwrap();
     assert_eq!(loaded.config, expected);
@@ -274,6 +278,7 @@ fn wrong_types_say_what_is_expected() {
         ("monitoring.enabled", "1", "expected `true` or `false`, found an integer"),
         ("host", "true", "expected a string of at most 255 bytes, found a boolean"),
         ("host", "'''a\nb'''", "a control character (such as a line break) is not allowed"),
+        ("telemetry.endpoint", "'collector:4317'", "expected a URL `http://…` or `https://…`"),
         ("monitoring.bind", "'localhost'", "expected an IP address such as `127.0.0.1`, `0.0.0.0` or `::1`"),
         ("journal.durability", "'powr'", "`powr` is not allowed, expected one of `power`, `process`"),
         (

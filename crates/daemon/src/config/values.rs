@@ -113,6 +113,7 @@ impl Values {
                 require_signature: self.bool("plugins.require_signature"),
                 without_landlock: self.names("plugins.without_landlock"),
             }),
+            telemetry_endpoint: self.non_empty("telemetry.endpoint"),
         })
     }
 

@@ -25,6 +25,8 @@ mod stream;
 mod tests;
 
 pub use ask::ask_health;
+#[cfg(feature = "otel")]
+pub use metrics::render as render_metrics;
 pub use monitor::Monitor;
 pub use server::{Listener, Server};
 pub use status::{Phase, Severity, SourceStatus, Status, StreamKind, StreamState};

@@ -56,6 +56,8 @@ impl Publishing {
         let counts = monitor.clone();
         let on_acknowledged = move |acknowledged: Acknowledged<'_>| {
             counts.metrics.acknowledged_now(acknowledged.timestamp);
+            counts.recorder.acknowledged(acknowledged.timestamp);
+            counts.recorder.published(&acknowledged);
             // Nothing else says so before the next event, or the interval's end.
             counts.update(|told| told.journal.unpublished = told.journal.unpublished.saturating_sub(1));
         };
