@@ -14,7 +14,7 @@ const GUEST_SECONDS: u64 = 3600;
 /// Of `cargo xtask bench`.
 #[derive(Args)]
 pub struct Arguments {
-    /// Which measurements: latency, flood, idle, start, redis-latency, redis-flood, redis-catch-up, plugins, overrun; all where none is named
+    /// Which measurements: latency, flood, idle, start, redis-latency, redis-flood, redis-catch-up, plugins, telemetry, overrun; all where none is named
     measurements: Vec<String>,
     /// Instead, on the guest's real kernel, beside a daemon in Node, udevadm monitor and libusb
     #[arg(long, conflicts_with = "measurements")]

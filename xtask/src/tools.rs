@@ -16,6 +16,8 @@ const VALKEY: [&str; 2] = ["valkey-server", "valkey-tools"];
 
 /// What the tests use of npm.
 const NPM_PACKAGES: [&str; 3] = ["ioredis", "axe-core", "usb"];
+/// A collector for OpenTelemetry, by Streamfold, in Rust; Debian has none.
+const ROTEL: &str = "rotel==0.0.1a15";
 
 /// What npm is told to install, and in which versions.
 const NPM_FILES: [&str; 2] = ["package.json", "package-lock.json"];
@@ -32,6 +34,10 @@ pub fn install() -> Result<(), String> {
         need_bare("chromium", "chromium").and_then(|()| need_bare("chromedriver", "chromium-driver"));
     or_skip("the tests of the page in a browser", browser)?;
     or_skip("the tests with Valkey", valkey(&target_directory()?.join("test-tools/valkey")))?;
+    or_skip(
+        "the tests with a real OpenTelemetry collector",
+        rotel(&target_directory()?.join("test-tools/rotel")),
+    )?;
     or_skip("the tests with packages of npm", node().map(drop))
 }
 
@@ -135,14 +141,37 @@ fn valkey(directory: &Path) -> Result<(), String> {
     run(command(&[text(&unpacked)?, "--version"]))
 }
 
+/// Takes the program out of its package for Python; it is in Rust, and runs without.
+fn rotel(directory: &Path) -> Result<(), String> {
+    let program = directory.join("rotel/rotel-agent");
+    if succeeds(&[text(&program)?, "--version"]) {
+        return Ok(());
+    }
+    need_bare("pip", "python3-pip")?;
+    fs::create_dir_all(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let mut pip =
+        command(&["pip", "download", "--no-deps", "--only-binary", ":all:", "--python-version", "3.11"]);
+    pip.arg("--dest").arg(directory).arg(ROTEL);
+    run(pip)?;
+    for wheel in files(directory, "whl")? {
+        run(command(&["python3", "-m", "zipfile", "-e", text(&wheel)?, text(directory)?]))?;
+    }
+    run(command(&["chmod", "+x", text(&program)?]))?;
+    run(command(&[text(&program)?, "--version"]))
+}
+
 /// The packages downloaded into `directory`.
 ///
 /// # Errors
 /// It cannot be read.
 pub fn packages(directory: &Path) -> Result<Vec<PathBuf>, String> {
+    files(directory, "deb")
+}
+
+fn files(directory: &Path, wanted: &str) -> Result<Vec<PathBuf>, String> {
     let entries = fs::read_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect())
+    Ok(paths.filter(|path| path.extension().is_some_and(|extension| extension == wanted)).collect())
 }
 
 /// Installs Node's packages of the tests, and returns the directory that has `node_modules`.

@@ -9,6 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::telemetry::LogBridge;
 
 /// Lines waiting for a slow terminal or pipe, at most. Further ones are dropped and counted: the journal has
 /// the events, and the daemon must not wait for whoever reads its log.
@@ -21,15 +22,15 @@ pub struct Logging {
     _guard: WorkerGuard,
 }
 
-/// Starts logging. Once in a process.
-pub fn start(log: &Log) -> Logging {
+/// Starts logging, to `bridge` as well if there is one. Once in a process.
+pub fn start(log: &Log, bridge: Option<LogBridge>) -> Logging {
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_WAITING_MAX)
         .finish(io::stderr());
     let (filter, level) = reload::Layer::new(level_filter(log.level));
     let lines = fmt::layer().with_target(false).with_writer(writer.clone());
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(bridge);
     match log.format {
         LogFormat::Text => registry.with(lines.with_ansi(anstream::stderr().is_terminal())).init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),

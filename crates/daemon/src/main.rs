@@ -17,6 +17,7 @@ mod signals;
 mod stamp;
 mod state_dir;
 mod system;
+mod telemetry;
 
 use std::process::ExitCode;
 

@@ -49,6 +49,7 @@ impl Stamp {
             timestamp: edge.timestamp,
             edges: edge.edges,
             seqnum: edge.seqnum,
+            traceparent: None,
             device: edge.device.clone(),
         }
     }

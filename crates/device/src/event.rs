@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Device;
+use crate::{Device, Traceparent, traceparent};
 
 /// One plug or unplug, told exactly once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub struct Event {
     /// The kernel's number of the last uevent it came from (`SEQNUM`), if it came from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seqnum: Option<u64>,
+    /// The trace that began with its observation, where traces are recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "traceparent::lenient")]
+    pub traceparent: Option<Traceparent>,
     /// The device; at a detach, all that was last known of it.
     pub device: Arc<Device>,
 }
@@ -177,11 +180,14 @@ mod tests {
         #[test]
         fn the_wire_form_survives_the_round_trip(
             reading in any_reading(), id in ".*", seq in any::<u64>(), timestamp in any::<u64>(), edges in any::<u32>(),
+            span_id in proptest::option::of(1..=u64::MAX),
         ) {
+            let traceparent = span_id.map(|span_id| Traceparent { trace_id: 1, span_id, is_sampled: true });
             let recorded = serde_json::to_string(&reading).unwrap();
             prop_assert_eq!(&serde_json::from_str::<Reading>(&recorded).unwrap(), &reading);
             let event = Event {
             seqnum: None,
+            traceparent,
                 seq, event_id: "01J".to_owned(), producer: "p".to_owned(), action: Action::Attach,
                 reason: Reason::Hotplug, source: SourceName::Uevent, host: id.clone(), timestamp, edges,
                 device: Arc::new(Device::new(&reading, id)),
@@ -203,6 +209,7 @@ mod tests {
         reading.interfaces = vec![InterfaceReading { number: 0, class: 3, subclass: 1, protocol: 1, driver }];
         let event = Event {
             seqnum: None,
+            traceparent: None,
             seq: 42,
             event_id: "01J".to_owned(),
             producer: "aa".to_owned(),
@@ -223,5 +230,10 @@ mod tests {
             r#""subclass":1,"protocol":1,"driver":"usbhid"}],"device_descriptor":null}}"#,
         );
         assert_eq!(serde_json::to_string(&event).unwrap(), expected);
+        // Whatever else is in its place costs no event.
+        for none in ["null", r#""00-x""#] {
+            let json = expected.replacen('{', &format!(r#"{{"traceparent":{none},"#), 1);
+            assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
+        }
     }
 }

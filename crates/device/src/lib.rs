@@ -16,6 +16,7 @@ mod port;
 mod reading;
 mod selector;
 mod table;
+mod traceparent;
 
 pub use descriptor::{
     AlternateSetting, Configuration, Descriptors, DeviceDescriptor, Endpoint, Fault, InterfaceAssociation,
@@ -29,3 +30,4 @@ pub use port::{ParsePortError, Port, PortPath};
 pub use reading::{InterfaceReading, Reading};
 pub use selector::Selector;
 pub use table::{Change, DeviceTable, Edge, Policy, Tallies};
+pub use traceparent::Traceparent;

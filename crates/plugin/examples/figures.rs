@@ -161,6 +161,7 @@ fn event(number: u64) -> Result<Arc<Event>, Box<dyn Error>> {
         timestamp: 1,
         edges: 1,
         seqnum: None,
+        traceparent: None,
         device: Arc::new(Device::new(&reading, "046d:c52b@1-1".to_owned())),
     }))
 }

@@ -87,7 +87,7 @@ pub fn entry(event: &Event, producer: &str) -> [String; FIELDS.len()] {
         event.edges.to_string(),
         or_empty(device.speed_mbps),
         json(&device.interfaces),
-        String::new(),
+        or_empty(event.traceparent),
         SCHEMA_VERSION.to_owned(),
     ]
 }
@@ -131,6 +131,8 @@ pub fn event(fields: &[(String, String)]) -> Result<Event, FieldError> {
         timestamp: fields.parse("timestamp", "a whole number of milliseconds")?,
         edges: fields.parse("edges", "a whole number")?,
         seqnum: None,
+        // Anyone may have written it, and what is none is not worth losing an event for.
+        traceparent: fields.get("traceparent").ok().and_then(|text| text.parse().ok()),
         device: Arc::new(device),
     })
 }
@@ -203,7 +205,7 @@ fn json(value: &impl serde::Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use autoweave_usb_device::{Action, Interface, PortPath, Reason, SourceName};
+    use autoweave_usb_device::{Action, Interface, PortPath, Reason, SourceName, Traceparent};
     use proptest::prelude::*;
 
     use super::*;
@@ -289,6 +291,22 @@ mod tests {
                 Ok(_) => assert!(is_text(name), "{name}"),
                 Err(error) => assert!(error.to_string().contains(&format!("`{name}`")), "{name}: {error}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_traceparent_that_is_none_costs_no_event() {
+        let mut fields = fields(&serde_json::from_str(EVENT).unwrap());
+        let at = FIELDS.iter().position(|name| *name == "traceparent").unwrap();
+        let mut read = |value: &str| {
+            value.clone_into(&mut fields[at].1);
+            event(&fields).unwrap().traceparent.map(|traceparent| traceparent.to_string())
+        };
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(read(good).as_deref(), Some(good));
+        let long = format!("{good}-{}", "0".repeat(1 << 20));
+        for hostile in ["", "00-", "\x1b[2J\n", "00-0-0-0", &long, &good.replace('4', "é")] {
+            assert_eq!(read(hostile), None);
         }
     }
 
@@ -385,11 +403,13 @@ mod tests {
             action in prop_oneof![Just(Action::Attach), Just(Action::Detach)],
             reason in prop_oneof![Just(Reason::Hotplug), Just(Reason::Coldplug), Just(Reason::Reboot)],
             source in prop_oneof![Just(SourceName::Uevent), Just(SourceName::Poll), Just(SourceName::Replay)],
+            span_id in proptest::option::of(1..=u64::MAX), is_sampled: bool,
         ) {
+            let traceparent = span_id.map(|span_id| Traceparent { trace_id: 1 << 90, span_id, is_sampled });
             let ([event_id, producer, host], (seq, timestamp, edges)) = (texts, numbers);
             let device = Arc::new(device);
             let before =
-                Event { seq, event_id, producer, action, reason, source, host, timestamp, edges, seqnum: None, device };
+                Event { seq, event_id, producer, action, reason, source, host, timestamp, edges, seqnum: None, traceparent, device };
             prop_assert_eq!(event(&fields(&before)), Ok(before));
         }
 

@@ -60,6 +60,6 @@ pub use entry::{FIELDS, FieldError, entry, event};
 pub use failure::Failure;
 pub use notice::{Notice, State, Status};
 pub use probe::{Findings, Group, probe};
-pub use publisher::{Listener, Publisher};
+pub use publisher::{Acknowledged, Listener, Publisher};
 pub use read::{Entry, GroupReader, StreamReader, create_group};
 pub use settings::{Endpoint, Password, Secret, Settings};

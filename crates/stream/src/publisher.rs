@@ -4,7 +4,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
+
+use autoweave_usb_device::Traceparent;
 
 use crate::notice::{Notice, State, Status};
 use crate::rows::Rows;
@@ -22,9 +24,21 @@ pub struct Publisher {
 pub struct Listener {
     /// What an operator should know.
     pub on_notice: Box<dyn FnMut(Notice) + Send>,
-    /// The stream acknowledged an event, for the first time to this publisher; its timestamp, in milliseconds since
-    /// the Unix epoch.
-    pub on_acknowledged: Box<dyn FnMut(u64) + Send>,
+    /// The stream acknowledged an event, for the first time to this publisher.
+    pub on_acknowledged: Box<dyn FnMut(Acknowledged<'_>) + Send>,
+}
+
+/// An event that the stream has.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged<'a> {
+    /// When it was observed, in milliseconds since the Unix epoch.
+    pub timestamp: u64,
+    /// The trace that began with that, if one did.
+    pub traceparent: Option<Traceparent>,
+    /// When it was sent, the last time.
+    pub sent: SystemTime,
+    /// The stream's key.
+    pub stream: &'a str,
 }
 
 /// What the handle and the thread share.

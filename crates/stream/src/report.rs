@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::failure::Failure;
 use crate::notice::{Notice, State};
-use crate::publisher::{Listener, Shared};
+use crate::publisher::{Acknowledged, Listener, Shared};
+use crate::send::Call;
 use crate::server::Server;
 use crate::trim::Trimmed;
 
@@ -72,8 +73,11 @@ impl Report {
         }
     }
 
-    pub(crate) fn acknowledged(&mut self, timestamps: &[u64]) {
-        timestamps.iter().copied().for_each(&mut self.listener.on_acknowledged);
+    pub(crate) fn acknowledged(&mut self, call: &Call, stream: &str) {
+        for &(timestamp, traceparent) in &call.origins {
+            let acknowledged = Acknowledged { timestamp, traceparent, sent: call.sent, stream };
+            (self.listener.on_acknowledged)(acknowledged);
+        }
     }
 
     pub(crate) fn up(&mut self, server: &Server, published_seq: u64) {

@@ -1,8 +1,9 @@
 //! Events on their way: packed into calls of the script, several before the first answer.
 
 use std::collections::VecDeque;
+use std::time::SystemTime;
 
-use autoweave_usb_device::Event;
+use autoweave_usb_device::{Event, Traceparent};
 use autoweave_usb_journal::Stored;
 
 use crate::entry::{self, entry};
@@ -23,8 +24,9 @@ pub(crate) struct Flight {
 pub(crate) struct Call {
     /// Its last event.
     pub(crate) place: Place,
-    /// When its events were observed, those that can be read.
-    pub(crate) timestamps: Vec<u64>,
+    pub(crate) sent: SystemTime,
+    /// When its events were observed and their traces, of those that can be read.
+    pub(crate) origins: Vec<(u64, Option<Traceparent>)>,
 }
 
 /// What became of the oldest call.
@@ -53,15 +55,16 @@ impl Flight {
         let mut packed = Vec::new();
         let mut notices = Vec::new();
         let mut after = after.clone();
+        let sent = SystemTime::now();
         for batch in events.chunks(batch_size) {
             let mut command = redis::cmd("EVALSHA");
             command.arg(&script::APPEND.hash).arg(2).arg(&keys.stream).arg(&keys.marks);
             command.arg(producer).arg(after.seq).arg(&after.event_id);
-            let mut timestamps = Vec::with_capacity(batch.len());
+            let mut origins = Vec::with_capacity(batch.len());
             for stored in batch {
                 match serde_json::from_str::<Event>(&stored.event) {
                     Ok(event) => {
-                        timestamps.push(event.timestamp);
+                        origins.push((event.timestamp, event.traceparent));
                         command.arg(&values(&event, stored, producer));
                     }
                     Err(error) => {
@@ -72,7 +75,7 @@ impl Flight {
                 after = Place { seq: stored.seq, event_id: stored.event_id.clone() };
             }
             command.write_packed_command(&mut packed);
-            self.calls.push_back(Call { place: after.clone(), timestamps });
+            self.calls.push_back(Call { place: after.clone(), sent, origins });
         }
         link.send(&packed)?;
         Ok(notices)

@@ -48,5 +48,6 @@ mod state;
 mod stop;
 mod stream_cli;
 mod systemd;
+mod telemetry;
 mod udev;
 mod udev_rules;

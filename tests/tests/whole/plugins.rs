@@ -1,6 +1,6 @@
 //! Plugins: what the daemon tells them, from its journal and from Redis, whoever is killed meanwhile.
 
-mod bed;
+pub mod bed;
 mod commands;
 mod escape;
 mod from_journal;

@@ -47,7 +47,7 @@ fn build() -> Result<PathBuf, String> {
     let zig = Python::install("zig", ZIG)?;
     let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
     let (major, minor) = GLIBC;
-    let features = ["--no-default-features", "--features", "libusb,device-plugin"];
+    let features = ["--no-default-features", "--features", "libusb,device-plugin,otel"];
     let mut cargo = Command::new(zig.program("cargo-zigbuild"));
     cargo.args(["zigbuild", "--release", "--locked", "--package", "autoweave-usbd"]).args(features);
     cargo.args(["--target", &format!("{target}.{major}.{minor}")]);

@@ -26,7 +26,7 @@ pub fn run(common: &Common, arguments: &DevicePlugin) -> Result<(), Failure> {
              `\"autoweave.dev/usb-camera\" = { class = 14 }`",
         ));
     }
-    let _logging = logging::start(&config.log);
+    let _logging = logging::start(&config.log, None);
     let sources = super::open_sources(super::options(&config))?;
     let interrupter = sources.interrupter();
     let wake = interrupter.clone();

@@ -19,6 +19,7 @@ use crate::logging::{self, Logging};
 use crate::pipeline::{self, Group, Parts, Pipeline, Restored, Step, tell_set_aside};
 use crate::plugins::{self, Plugins};
 use crate::signals::{self, Requests};
+use crate::telemetry::{Recorder, Telemetry};
 use crate::{show, stamp, state_dir};
 
 /// A wait begins anew after this long; it only has to be finite.
@@ -45,7 +46,8 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     }
     let executable = held::executable()?;
     let held = hold(&loaded.config)?;
-    let logging = logging::start(&loaded.config.log);
+    let telemetry = Telemetry::start(&loaded.config)?;
+    let logging = logging::start(&loaded.config.log, telemetry.log_bridge());
     held::tell(held.as_ref().map(|(_, held)| held));
     warn_without_effect(&loaded);
     let config = &loaded.config;
@@ -60,14 +62,12 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let redis = pipeline::settings(config);
-    if arguments.role == Role::Watcher && config.plugins.is_some() {
-        info!("no plugin runs here, whatever plugins.dir says: this is --role watcher");
-    }
-    let group = if arguments.role == Role::All { plugins::group(config, &journal)? } else { None };
+    let group = plugin_group(arguments.role, config, &journal)?;
     // How publisher and plugins do is looked at now and then, whether or not anything happens.
     let patience = if redis.is_some() || group.is_some() { config.monitoring.interval } else { PATIENCE };
     let kind = if redis.is_some() { StreamKind::Redis } else { StreamKind::Embedded };
-    let monitor = Arc::new(Monitor::new(Status::new(kind)));
+    let monitor = Arc::new(Monitor::new(Status::new(kind)).with_recorder(telemetry.recorder()));
+    telemetry.begin(&monitor);
     let restored = pipeline::restore(&journal)?;
     restored.tell(&journal, &monitor);
     let server = super::serve(config, &monitor, &directory)?;
@@ -88,7 +88,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         requests: requests.clone(),
         monitor: monitor.clone(),
     })?;
-    log_events(&events);
+    log_events(&monitor.recorder, &events);
     let config = loaded.config.clone();
     let mut daemon = Daemon {
         pipeline,
@@ -99,6 +99,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         notices,
         server,
         plugins,
+        telemetry,
         is_ready: false,
         told: Vec::new(),
     };
@@ -110,6 +111,17 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
         return Err(held::exec(held.as_ref(), &executable));
     }
     daemon.stop()
+}
+
+/// Whose events the plugins here get, if any run here.
+fn plugin_group(role: Role, config: &Config, journal: &Journal) -> Result<Option<Group>, Failure> {
+    if role == Role::All {
+        return plugins::group(config, journal);
+    }
+    if config.plugins.is_some() {
+        info!("no plugin runs here, whatever plugins.dir says: this is --role watcher");
+    }
+    Ok(None)
 }
 
 /// Why a daemon runs no longer.
@@ -194,6 +206,7 @@ struct Daemon {
     notices: Option<Arc<Notices>>,
     server: Option<Server>,
     plugins: Option<Plugins>,
+    telemetry: Telemetry,
     is_ready: bool,
     /// The counters whose first count was told.
     told: Vec<&'static str>,
@@ -230,7 +243,7 @@ impl Daemon {
     /// Waits for something to happen, and tells it once it is written down.
     fn step(&mut self, patience: Duration) -> Result<Batch, Failure> {
         let Step { events, batch } = self.pipeline.step(patience)?;
-        log_events(&events);
+        log_events(&self.monitor.recorder, &events);
         self.report(&batch);
         Ok(batch)
     }
@@ -326,7 +339,7 @@ impl Daemon {
         let config = &loaded.config;
         self.logging.set_level(config.log.level);
         self.pipeline.set_max_events(config.journal.max_events);
-        log_events(&self.pipeline.set_policy(super::policy(config))?);
+        log_events(&self.monitor.recorder, &self.pipeline.set_policy(super::policy(config))?);
         if let Some(settings) = pipeline::settings(config) {
             self.pipeline
                 .set_redis(Settings { interval: self.started.config.monitoring.interval, ..settings });
@@ -380,14 +393,16 @@ impl Daemon {
             // It reads the journal, which can only be closed cleanly by its last user.
             server.stop(HTTP_STOP);
         }
-        log_events(&self.pipeline.finish()?);
+        log_events(&self.monitor.recorder, &self.pipeline.finish()?);
         info!("stopped");
+        self.telemetry.stop(deadline);
         Ok(())
     }
 }
 
-fn log_events(events: &[Event]) {
+fn log_events(recorder: &Recorder, events: &[Event]) {
     for event in events {
+        let _of_its_trace = recorder.enter(event.traceparent);
         let Event { seq, action, reason, edges, device, .. } = event;
         let port = device.port();
         // `?`: names come from the device, and Debug escapes what a terminal would take for an order.

@@ -77,7 +77,7 @@ fn feed(loaded: &Loaded, feed: Feed<'_>) -> Result<(), Failure> {
         redis.max_events_per_second = None;
     }
     let (directory, _temporary) = directory(state_dir)?;
-    let _logging = logging::start(&config.log);
+    let _logging = logging::start(&config.log, None);
     let journal = Journal::open(&directory, super::journal_options(config)).map_err(Failure::state)?;
     tell_set_aside(&journal);
     let interrupter = sources.interrupter();

@@ -22,6 +22,7 @@ pub const NAMED: &[(&str, &str)] = &[
     ("AUTOWEAVE_REDIS_HOST", "redis.host"),
     ("AUTOWEAVE_REDIS_PORT", "redis.port"),
     ("REDIS_URL", "redis.url"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.endpoint"),
 ];
 
 /// The variables that a process was given.

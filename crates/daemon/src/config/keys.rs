@@ -382,4 +382,13 @@ pub const KEYS: &[Key] = &[
         applies: Applies::AtStart,
         doc: "The directory that the kubelet shares with device plugins: where its `kubelet.sock` is.",
     },
+    Key {
+        path: "telemetry.endpoint",
+        kind: Kind::Http,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "Where an OpenTelemetry collector takes OTLP over HTTP, such as `http://localhost:4318`: traces, metrics and \
+              logs go to `/v1/traces`, `/v1/metrics` and `/v1/logs` below it, see [the \
+              guide](operations.md#opentelemetry). Empty: nothing is exported.",
+    },
 ];

@@ -62,6 +62,8 @@ pub enum Kind {
     SecretFile,
     /// A Redis URL.
     Url,
+    /// The URL of an HTTP server; may be empty.
+    Http,
     /// USB ids or classes up to `max`.
     Ids {
         /// The greatest value allowed.
@@ -82,7 +84,8 @@ pub enum Value {
     Bool(bool),
     /// [`Kind::Whole`].
     Whole(u32),
-    /// [`Kind::Choice`], [`Kind::Text`], [`Kind::Name`], [`Kind::Host`] or [`Kind::Path`].
+    /// [`Kind::Choice`], [`Kind::Text`], [`Kind::Name`], [`Kind::Host`], [`Kind::Http`] or
+    /// [`Kind::Path`].
     Text(String),
     /// [`Kind::Address`].
     Address(IpAddr),
@@ -118,6 +121,7 @@ impl Kind {
             Self::Secret => format!("a string of at most {SECRET_BYTES_MAX} bytes"),
             Self::Token => format!("at most {TEXT_BYTES_MAX} ASCII characters without spaces"),
             Self::Url => "a URL `redis://…`, `rediss://…` or `unix://…`".to_owned(),
+            Self::Http => "a URL `http://…` or `https://…`".to_owned(),
             Self::Ids { max } => format!("a list of integers from 0 to {max} or hex strings"),
             Self::Chain => {
                 let names = SourceName::ALL.map(|(name, _)| name).join("`, `");
@@ -166,6 +170,19 @@ impl Kind {
                 let path = self.text(raw, PATH_BYTES_MAX)?;
                 let path = Some(path).filter(|path| !path.is_empty()).map(PathBuf::from);
                 Ok(Value::Password(path.map(Password::File)))
+            }
+            Self::Http => {
+                let url = self.text(raw, SECRET_BYTES_MAX)?;
+                let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+                let is_url = |host: &str| {
+                    !host.starts_with(['/', ':'])
+                        && !host.is_empty()
+                        && host.bytes().all(|byte| byte.is_ascii_graphic())
+                };
+                if url.is_empty() || host.is_some_and(is_url) {
+                    return Ok(Value::Text(url));
+                }
+                Err(format!("expected {}", self.expected()))
             }
             Self::Url => match self.text(raw, SECRET_BYTES_MAX)?.as_str() {
                 "" => Ok(Value::Url(None)),

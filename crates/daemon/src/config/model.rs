@@ -37,6 +37,8 @@ pub struct Config {
     pub plugins: Option<Plugins>,
     /// What a Kubernetes node offers.
     pub device_plugin: DevicePlugin,
+    /// Where OTLP is taken over HTTP; `None`: not given here.
+    pub telemetry_endpoint: Option<String>,
 }
 
 /// `[log]`.

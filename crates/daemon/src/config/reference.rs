@@ -128,8 +128,8 @@ fn environment() -> String {
     text.push_str(
         "\nIn a Kubernetes pod a service called `redis` makes a variable `REDIS_PORT=tcp://…`, which is \
          not a port. It is refused: set `enableServiceLinks: false` in the pod's spec.\n\n\
-         The standard `OTEL_*` variables are left to the telemetry exporter. *Accepted, not used yet in \
-         this version.*\n",
+         The standard `OTEL_*` variables are OpenTelemetry's; [the guide](operations.md#opentelemetry) says which are \
+         heeded.\n",
     );
     text
 }

@@ -82,6 +82,7 @@ fn defaults() -> Config {
             resources: BTreeMap::new(),
             directory: "/var/lib/kubelet/device-plugins".into(),
         },
+        telemetry_endpoint: None,
     }
 }
 
@@ -133,6 +134,8 @@ max_deliveries = 2
 [device_plugin]
 resources."a.b/c".class = 14
 directory = "/k"
+[telemetry]
+endpoint = "https://collector/otlp"
 "#;
 
 #[test]
@@ -188,6 +191,7 @@ fn every_key_reaches_the_config() {
             resources: [("a.b/c".to_owned(), Selector { class: Some(14), ..Selector::default() })].into(),
             directory: "/k".into(),
         },
+        telemetry_endpoint: Some("https://collector/otlp".to_owned()),
     };
     let loaded = load_all(EVERYTHING, &[], &[]).unwrap();
     assert_eq!(loaded.config, expected);
@@ -295,6 +299,7 @@ fn wrong_types_say_what_is_expected() {
         ("host", "true", "expected a string of at most 255 bytes, found a boolean"),
         ("host", "'''a\nb'''", "a control character (such as a line break) is not allowed"),
         ("monitoring.token", "'two words'", "expected at most 255 ASCII characters without spaces"),
+        ("telemetry.endpoint", "'collector:4317'", "expected a URL `http://…` or `https://…`"),
         ("monitoring.bind", "'localhost'", "expected an IP address such as `127.0.0.1`, `0.0.0.0` or `::1`"),
         ("journal.durability", "'powr'", "`powr` is not allowed, expected one of `power`, `process`"),
         (

@@ -118,6 +118,7 @@ impl Values {
                 resources: self.resources("device_plugin.resources"),
                 directory: PathBuf::from(self.text("device_plugin.directory")),
             },
+            telemetry_endpoint: self.non_empty("telemetry.endpoint"),
         })
     }
 

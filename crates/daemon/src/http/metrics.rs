@@ -94,7 +94,7 @@ impl Metrics {
 }
 
 /// The body of `/metrics`.
-pub(super) fn render(monitor: &Monitor) -> String {
+pub fn render(monitor: &Monitor) -> String {
     let metrics = &monitor.metrics;
     let (source, unpublished) = monitor.look(|status| (status.source, status.journal.unpublished));
     let mut text = Text(String::with_capacity(6 * 1024));

@@ -27,6 +27,8 @@ mod tests;
 mod token;
 
 pub use ask::ask_health;
+#[cfg(feature = "otel")]
+pub use metrics::render as render_metrics;
 pub use monitor::Monitor;
 pub use server::{Listener, Server};
 pub use status::{Phase, Severity, SourceStatus, Status, StreamKind, StreamState};

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::metrics::Metrics;
 use super::status::{PluginStatus, Status};
+use crate::telemetry::Recorder;
 
 /// See the module's description. Nothing here waits for a client, so that none can hold up an event.
 pub struct Monitor {
@@ -16,6 +17,8 @@ pub struct Monitor {
     status: RwLock<Status>,
     committed: watch::Sender<Committed>,
     plugins: OnceLock<PluginsProbe>,
+    /// Records what becomes of events, for a collector.
+    pub recorder: Recorder,
 }
 
 /// Says how the plugins are.
@@ -44,7 +47,18 @@ impl Monitor {
     /// Nothing is committed yet.
     pub fn new(status: Status) -> Self {
         let committed = watch::Sender::default();
-        Self { metrics: Metrics::default(), status: RwLock::new(status), committed, plugins: OnceLock::new() }
+        Self {
+            metrics: Metrics::default(),
+            status: RwLock::new(status),
+            committed,
+            plugins: OnceLock::new(),
+            recorder: Recorder::default(),
+        }
+    }
+
+    /// The same, with a recorder.
+    pub fn with_recorder(self, recorder: Recorder) -> Self {
+        Self { recorder, ..self }
     }
 
     /// Up to `last_seq` all is in the journal, and `devices` is what is connected then. To be called after

@@ -33,7 +33,7 @@ impl Pipeline {
         changes: Vec<Change>,
         mut commit: Commit,
     ) -> Result<Vec<Event>, Failure> {
-        let mut events = Vec::new();
+        let (mut events, mut spans) = (Vec::new(), Vec::new());
         // A flapping port changes many times in a batch; only its last state is a row.
         let mut rows: BTreeMap<Port, Option<Arc<Device>>> = BTreeMap::new();
         for change in changes {
@@ -42,7 +42,8 @@ impl Pipeline {
                     rows.insert(device.port(), Some(device));
                 }
                 Change::Edge(edge) => {
-                    let event = self.stamp.event(&edge);
+                    let mut event = self.stamp.event(&edge);
+                    spans.extend(self.monitor.recorder.observed(&mut event));
                     commit.events.push(NewEvent { event_id: event.event_id.clone(), event: json(&event)? });
                     events.push(event);
                     let is_connected = edge.action == Action::Attach;
@@ -68,7 +69,9 @@ impl Pipeline {
             // With the events, so that whoever finds the same messages again takes none twice.
             commit.meta.push((META_RECEIVED, self.watch.position().to_string()));
             kill_point("committing");
+            let began = self.monitor.recorder.clock();
             self.write(&commit)?;
+            self.monitor.recorder.journaled(spans, began);
             kill_point("committed");
             if let Some(group) = &self.group {
                 group.cursor().wake();
@@ -86,6 +89,7 @@ impl Pipeline {
             self.monitor.metrics.event(event);
             if self.backlog.is_none() {
                 self.monitor.metrics.acknowledged_now(event.timestamp);
+                self.monitor.recorder.acknowledged(event.timestamp);
             }
         }
     }

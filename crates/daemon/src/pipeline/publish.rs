@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use autoweave_usb_source::Interrupter;
-use autoweave_usb_stream::{Listener, Notice, Publisher, Settings, State};
+use autoweave_usb_stream::{Acknowledged, Listener, Notice, Publisher, Settings, State};
 use tracing::{error, info, warn};
 
 use crate::config::Config;
@@ -54,8 +54,10 @@ impl Publishing {
         let needs_producer = Arc::new(AtomicBool::new(false));
         let asks = needs_producer.clone();
         let counts = monitor.clone();
-        let on_acknowledged = move |timestamp| {
-            counts.metrics.acknowledged_now(timestamp);
+        let on_acknowledged = move |acknowledged: Acknowledged<'_>| {
+            counts.metrics.acknowledged_now(acknowledged.timestamp);
+            counts.recorder.acknowledged(acknowledged.timestamp);
+            counts.recorder.published(&acknowledged);
             // Nothing else says so before the next event, or the interval's end.
             counts.update(|told| told.journal.unpublished = told.journal.unpublished.saturating_sub(1));
         };

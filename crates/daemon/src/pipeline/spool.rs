@@ -106,6 +106,7 @@ mod tests {
             timestamp: 0,
             edges: 1,
             seqnum,
+            traceparent: None,
             device: Arc::new(Device::new(&reading, String::new())),
         }
     }

@@ -242,7 +242,7 @@ impl Pending {
     pub fn wait(mut self) -> Vec<Outcome> {
         let left = self.expected.saturating_sub(self.arrived.len());
         self.arrived.extend(self.outcomes.iter().take(left));
-        let silent = || Outcome { plugin: String::new(), deliveries: 0, ending: Ending::Left };
+        let silent = || Outcome { plugin: String::new(), deliveries: 0, ending: Ending::Left, hook: None };
         self.arrived.resize_with(self.expected.max(self.arrived.len()), silent);
         self.arrived
     }
@@ -541,7 +541,7 @@ mod tests {
     #[test]
     fn a_plugin_that_never_says_how_it_went_left_the_event() {
         let (reply, outcomes) = channel();
-        let done = Outcome { plugin: "well".to_owned(), deliveries: 1, ending: Ending::Done };
+        let done = Outcome { plugin: "well".to_owned(), deliveries: 1, ending: Ending::Done, hook: None };
         reply.send(done.clone()).unwrap();
         drop(reply);
         let waited = Pending { outcomes, arrived: Vec::new(), expected: 2 }.wait();

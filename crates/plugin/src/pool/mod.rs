@@ -11,7 +11,7 @@ use std::io::{self, PipeReader, PipeWriter, Write};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use autoweave_usb_device::{Action, Event};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -69,6 +69,17 @@ pub struct Outcome {
     pub deliveries: u32,
     /// How it ended.
     pub ending: Ending,
+    /// The last delivery, if the plugin was given it.
+    pub hook: Option<HookRun>,
+}
+
+/// A plugin's handling of one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HookRun {
+    /// When it was given the event.
+    pub began: SystemTime,
+    /// Until it answered, crashed or was given up on.
+    pub took: Duration,
 }
 
 /// How an event ended with one plugin.
@@ -348,7 +359,9 @@ impl State {
     fn put_first(&mut self, events: impl Iterator<Item = Arc<Event>>) {
         let waiting = self.queue.devices();
         let heard = events.filter(|event| self.version.hears(event) && !waiting.contains(&queue::key(event)));
-        let jobs = heard.map(|event| Job { event, delivery: 1, not_before: None, reply: None }).collect();
+        let jobs = heard
+            .map(|event| Job { event, delivery: 1, not_before: None, reply: None, hook: None })
+            .collect();
         self.queue.push_first(jobs);
     }
 
@@ -400,7 +413,7 @@ impl Shared {
     }
 
     fn job(&self, event: &Arc<Event>, delivery: u32, reply: Option<Sender<Outcome>>) -> Job {
-        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, reply }
+        Job { event: Arc::clone(event), delivery: delivery.max(1), not_before: None, reply, hook: None }
     }
 
     /// Says how it went with a job that waits.
@@ -409,7 +422,8 @@ impl Shared {
     }
 
     fn answer_after(&self, deliveries: u32, job: &Job, ending: Ending) {
-        let outcome = Outcome { plugin: self.name.clone(), deliveries, ending: ending.clone() };
+        let outcome =
+            Outcome { plugin: self.name.clone(), deliveries, ending: ending.clone(), hook: job.hook };
         match (&job.reply, ending) {
             // Who asked may not want to know any more.
             (Some(reply), _) => drop(reply.send(outcome)),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use autoweave_usb_device::Event;
 
-use super::Outcome;
+use super::{HookRun, Outcome};
 
 /// An event that a plugin has to hear.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub(super) struct Job {
     pub(super) not_before: Option<Instant>,
     /// Who wants to know how it went.
     pub(super) reply: Option<Sender<Outcome>>,
+    /// The last delivery.
+    pub(super) hook: Option<HookRun>,
 }
 
 /// The jobs nobody works on yet, and the events that slots work on.
@@ -130,12 +132,13 @@ mod tests {
             timestamp: 0,
             edges: 1,
             seqnum: None,
+            traceparent: None,
             device: Arc::new(Device::new(&reading, device.to_string())),
         })
     }
 
     fn job(event: Arc<Event>) -> Job {
-        Job { event, delivery: 1, not_before: None, reply: None }
+        Job { event, delivery: 1, not_before: None, reply: None, hook: None }
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use autoweave_usb_device::{Action, Device, Event};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::Job;
-use super::{Candidate, Connection, Ending, GATE_PAUSE, Shared, State, Version};
+use super::{Candidate, Connection, Ending, GATE_PAUSE, HookRun, Shared, State, Version};
 use crate::breaker::{Breaker, doubled};
 use crate::protocol::{Level, Verdict};
 use crate::report::Report;
@@ -119,7 +119,7 @@ impl Slot<'_> {
         None
     }
 
-    fn handle(&mut self, job: Job, version: Arc<Version>) {
+    fn handle(&mut self, mut job: Job, version: Arc<Version>) {
         self.shared.room.notify_all();
         if !version.hears(&job.event) {
             self.finish(&job, Ending::Done);
@@ -130,11 +130,14 @@ impl Slot<'_> {
             return self.put_back(job);
         }
         let Some(running) = &mut self.running else { return self.put_back(job) };
-        let begun = Instant::now();
-        match running.worker.deliver(&job.event, job.delivery) {
+        let (began, begun) = (SystemTime::now(), Instant::now());
+        let answer = running.worker.deliver(&job.event, job.delivery);
+        let took = begun.elapsed();
+        job.hook = Some(HookRun { began, took });
+        match answer {
             Ok(verdict) => {
                 let mut state = self.shared.lock();
-                state.tallies.durations.add(begun.elapsed());
+                state.tallies.durations.add(took);
                 let was_open = state.breaker.worked();
                 drop(state);
                 if was_open {

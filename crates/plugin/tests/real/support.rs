@@ -115,6 +115,7 @@ pub fn event(number: u64, port: &str, action: Action) -> Event {
         timestamp: 1,
         edges: 1,
         seqnum: None,
+        traceparent: None,
         device: Arc::new(Device::new(&reading, format!("046d:c52b@{port}"))),
     }
 }

@@ -6,7 +6,7 @@ use super::{Worker, not_connected};
 use crate::failure::Failure;
 use crate::mark::Place;
 use crate::rows::Following;
-use crate::send::{Call, Flight, Landed};
+use crate::send::{Flight, Landed};
 use crate::trim;
 
 /// Events read, packed and sent in one go, unless a single call takes more. While the server works on one such
@@ -79,10 +79,11 @@ impl Worker {
             let link = self.link.as_mut().ok_or_else(not_connected)?;
             match flight.land(link)? {
                 Landed::Unsettled => return Ok(Round::Unsettled),
-                Landed::At(Call { place, timestamps }) => {
-                    if place.seq > self.acknowledged {
-                        self.report.acknowledged(&timestamps);
+                Landed::At(call) => {
+                    if call.place.seq > self.acknowledged {
+                        self.report.acknowledged(&call, &self.keys.stream);
                     }
+                    let place = call.place;
                     let before = self.place.as_ref().map_or(place.seq, |before| before.seq);
                     let added = place.seq.saturating_sub(before);
                     self.added_since_trim = self.added_since_trim.saturating_add(added);

@@ -8,6 +8,7 @@ mod daemon;
 mod overrun;
 mod plugins;
 mod redis;
+mod telemetry;
 
 use std::error::Error;
 use std::path::Path;
@@ -37,7 +38,7 @@ const COLUMNS: &str = "| what | median | least | most |\n|---|---|---|---|";
 type Measurement = (&'static str, &'static str, fn() -> Outcome<()>);
 
 /// Each measurement by the name it is asked for, with the head of its table; without names, all are made.
-const MEASUREMENTS: [Measurement; 9] = [
+const MEASUREMENTS: [Measurement; 10] = [
     ("latency", COLUMNS, latency_rows),
     ("flood", COLUMNS, flood_rows),
     ("idle", COLUMNS, idle_rows),
@@ -46,6 +47,7 @@ const MEASUREMENTS: [Measurement; 9] = [
     ("redis-flood", COLUMNS, redis::flood_rows),
     ("redis-catch-up", COLUMNS, redis::catch_up_rows),
     ("plugins", COLUMNS, plugins::rows),
+    ("telemetry", COLUMNS, telemetry::rows),
     ("overrun", overrun::COLUMNS, overrun::rows),
 ];
 

@@ -19,13 +19,13 @@ const EVENTS: u32 = 200_000;
 const CAUGHT_UP: u64 = 1_000_000;
 
 /// A redis-server that keeps nothing on disk.
-struct Server {
+pub struct Server {
     child: Child,
     directory: tempfile::TempDir,
 }
 
 impl Server {
-    fn start() -> Outcome<Self> {
+    pub fn start() -> Outcome<Self> {
         let directory = tempfile::tempdir()?;
         let mut command = Command::new("redis-server");
         command.current_dir(directory.path()).stdout(Stdio::null());
@@ -45,7 +45,7 @@ impl Server {
         self.directory.path().join("redis.sock").display().to_string()
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("unix://{}", self.socket())
     }
 
@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// Waits until the stream has `count` entries.
-    fn wait_for(&self, count: u64) -> Outcome<()> {
+    pub fn wait_for(&self, count: u64) -> Outcome<()> {
         let mut connection = self.connect()?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -110,7 +110,7 @@ impl Drop for Server {
 }
 
 /// Every event as fast as it can go, and a stream that keeps them all.
-fn environment(url: &str) -> [(&str, &str); 3] {
+pub fn environment(url: &str) -> [(&str, &str); 3] {
     [
         ("REDIS_URL", url),
         ("AUTOWEAVE_USB__PERFORMANCE__MAX_EVENTS_PER_SECOND", "0"),

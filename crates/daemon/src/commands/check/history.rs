@@ -272,6 +272,7 @@ mod tests {
             timestamp: 0,
             edges: 1,
             seqnum,
+            traceparent: None,
             device: Arc::new(Device::new(&reading, "d".to_owned())),
         };
         Stored { seq, event_id, event: serde_json::to_string(&event).unwrap() }

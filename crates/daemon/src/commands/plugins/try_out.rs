@@ -119,6 +119,7 @@ fn simulated(usb: &UsbPermission) -> [Event; 2] {
         timestamp: stamp::now_ms(),
         edges: 1,
         seqnum: None,
+        traceparent: None,
         device: Arc::clone(&device),
     };
     [(Action::Attach, 1), (Action::Detach, 2)].map(event)

@@ -35,6 +35,7 @@ pub fn event(seq: u64) -> Event {
     let action = if seq.is_multiple_of(2) { Action::Detach } else { Action::Attach };
     Event {
         seqnum: None,
+        traceparent: None,
         seq,
         event_id: format!("01J{seq:023}"),
         producer: "0".repeat(32),

@@ -14,6 +14,7 @@ use crate::config::{Loaded, Plugins};
 use crate::exit::Failure;
 use crate::http::{Monitor, Phase, Status, StreamKind, StreamState};
 use crate::signals::{self, Requests};
+use crate::telemetry::{Consumption, Telemetry};
 use crate::{commands, held};
 use crate::{logging, pipeline, stamp};
 
@@ -34,8 +35,9 @@ const HTTP_STOP: Duration = Duration::from_millis(500);
 /// # Errors
 /// What is missing: a plugin directory, a Redis, a place for copies, a port.
 pub fn run_alone(loaded: &Loaded, state_dir: &Path) -> Result<(), Failure> {
-    let _logging = logging::start(&loaded.config.log);
     let config = &loaded.config;
+    let telemetry = Telemetry::start(config)?;
+    let _logging = logging::start(&config.log, telemetry.log_bridge());
     let settings = config.plugins.as_ref().ok_or_else(|| {
         Failure::usage("--role plugins: plugins.dir names no directory; set it in the configuration")
     })?;
@@ -44,7 +46,8 @@ pub fn run_alone(loaded: &Loaded, state_dir: &Path) -> Result<(), Failure> {
         Failure::usage("--role plugins reads Redis, and none is configured: set redis.host or redis.url")
     })?;
     let requests = signals::handle(|| {})?;
-    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Redis)));
+    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Redis)).with_recorder(telemetry.recorder()));
+    telemetry.begin(&monitor);
     let server = commands::serve(config, &monitor, state_dir)?;
     let copies = Copies::make(state_dir)?;
     let control = Arc::<Control>::default();
@@ -86,6 +89,7 @@ pub fn run_alone(loaded: &Loaded, state_dir: &Path) -> Result<(), Failure> {
         server.stop(HTTP_STOP);
     }
     info!("stopped");
+    telemetry.stop(Instant::now() + control.grace());
     Ok(())
 }
 
@@ -133,7 +137,9 @@ impl Alone<'_> {
         };
         let listener = tell::listener(self.monitor.clone());
         let mut consumer = Consumer::redis(self.redis.clone(), member, listener);
-        session::run(self.control, &mut consumer, &connected, &options, self.monitor);
+        let recorder = self.monitor.recorder.clone();
+        let consumption = Consumption::new(recorder, "redis", &self.redis.stream, group);
+        session::run(self.control, &mut consumer, &connected, &options, self.monitor, &consumption);
         if !self.requests.is_stop() {
             warn!("the lease is lost: the plugins were ended, and go on when it is back");
             self.monitor.update(|status| status.stream.state = StreamState::Down);

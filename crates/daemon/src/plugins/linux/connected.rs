@@ -52,6 +52,7 @@ pub fn connected(
         timestamp: stamp::now_ms(),
         edges: 1,
         seqnum: None,
+        traceparent: None,
         device,
     };
     Ok(devices.into_iter().map(attach).map(Arc::new).collect())
@@ -104,6 +105,7 @@ mod tests {
             timestamp: 0,
             edges: 1,
             seqnum: None,
+            traceparent: None,
             device,
         }
     }

@@ -26,6 +26,7 @@ use crate::config::{Config, Loaded, Password, Plugins as Settings};
 use crate::exit::Failure;
 use crate::http::{Monitor, PluginStatus};
 use crate::pipeline::Group;
+use crate::telemetry::Consumption;
 use crate::{stamp, state_dir};
 
 pub use alone::run_alone;
@@ -94,9 +95,10 @@ impl Plugins {
             Consumer::journal(state_dir, group.cursor().clone(), settings.max_deliveries, listener);
         let options = options(loaded, settings, state_dir, &copies.path(), Arc::new(|| true));
         let (mine, told) = (control.clone(), monitor.clone());
+        let consumption = Consumption::new(monitor.recorder.clone(), "journal", "journal", &settings.group);
         let feed = move || {
             let mut consumer = consumer;
-            session::run(&mine, &mut consumer, &connected, &options, &told);
+            session::run(&mine, &mut consumer, &connected, &options, &told, &consumption);
             drop(copies);
         };
         let thread = thread::Builder::new()

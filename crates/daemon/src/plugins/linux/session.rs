@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use autoweave_usb_device::Event;
+use autoweave_usb_device::{Event, Traceparent};
 use autoweave_usb_plugin::loader::{Loader, Options, Pending};
 use autoweave_usb_plugin::pool::Ending;
 use autoweave_usb_stream::{Consumer, Deliveries, Delivery, Letter, Settlements};
@@ -15,6 +15,7 @@ use tracing::warn;
 
 use super::{Control, OPEN_AGAIN, tell};
 use crate::http::{Monitor, Severity};
+use crate::telemetry::Consumption;
 
 /// Who says in the health report that there is no loader.
 const LOADER: &str = "plugins";
@@ -40,6 +41,7 @@ pub fn run(
     connected: &[Arc<Event>],
     options: &Options,
     monitor: &Arc<Monitor>,
+    consumption: &Consumption,
 ) {
     let ends = || control.is_stopped() || !(options.gate)();
     let Some(loader) = open(&ends, connected, options, monitor) else { return };
@@ -48,8 +50,8 @@ pub fn run(
     let Consumer { deliveries, settlements, .. } = consumer;
     thread::scope(|scope| {
         let (sender, receiver) = sync_channel(WINDOW);
-        scope.spawn(|| settle(receiver, settlements, &ends));
-        feed(&loader, deliveries, &sender, &ends);
+        scope.spawn(|| settle(receiver, settlements, consumption, &ends));
+        feed(&loader, deliveries, &sender, consumption, &ends);
         loader.close(control.grace());
     });
     if control.is_stopped() {
@@ -83,12 +85,22 @@ fn open(
     None
 }
 
-fn feed(loader: &Loader, deliveries: &mut Deliveries, sender: &SyncSender<Handed>, ends: &impl Fn() -> bool) {
+fn feed(
+    loader: &Loader,
+    deliveries: &mut Deliveries,
+    sender: &SyncSender<Handed>,
+    consumption: &Consumption,
+    ends: &impl Fn() -> bool,
+) {
     while !ends() {
         if !deliveries.wait_for_room(WINDOW - 1, PATIENCE) {
             continue;
         }
-        for delivery in deliveries.next(WINDOW - deliveries.unsettled(), PATIENCE) {
+        let asked = consumption.clock();
+        let delivered = deliveries.next(WINDOW - deliveries.unsettled(), PATIENCE);
+        let came = consumption.clock();
+        for delivery in delivered {
+            delivery.event.iter().for_each(|event| consumption.received(event, asked, came));
             let alone = delivery.alone;
             while alone && !ends() && !deliveries.wait_for_room(1, PATIENCE) {}
             let pending = delivery.event.as_ref().ok();
@@ -100,7 +112,12 @@ fn feed(loader: &Loader, deliveries: &mut Deliveries, sender: &SyncSender<Handed
     }
 }
 
-fn settle(receiver: Receiver<Handed>, settlements: &mut Settlements, ends: &impl Fn() -> bool) {
+fn settle(
+    receiver: Receiver<Handed>,
+    settlements: &mut Settlements,
+    consumption: &Consumption,
+    ends: &impl Fn() -> bool,
+) {
     let mut next = receiver.recv().ok();
     while let Some(first) = next.take() {
         // Together with the first, whatever else is done by then: a server that syncs each call to its disk is slow.
@@ -115,32 +132,41 @@ fn settle(receiver: Receiver<Handed>, settlements: &mut Settlements, ends: &impl
         }
         let (mut done, mut given_up) = (Vec::new(), Vec::new());
         for (delivery, pending) in together {
-            match letters(&delivery, pending) {
+            match letters(&delivery, pending, consumption) {
                 Some(letters) if letters.is_empty() => done.push(delivery),
                 Some(letters) => given_up.push((delivery, letters)),
                 None => {}
             }
         }
+        let began = consumption.clock();
         if settlements.settle_done(&done, ends).is_break() {
             return;
         }
+        done.iter().for_each(|delivery| consumption.settled(origin(delivery), began));
         for (delivery, letters) in given_up {
             letters.iter().for_each(|letter| tell::given_up(&delivery, letter));
+            let began = consumption.clock();
             if settlements.settle(&delivery, &letters, ends).is_break() {
                 return;
             }
+            consumption.settled(origin(&delivery), began);
         }
         next = next.or_else(|| receiver.recv().ok());
     }
 }
 
+fn origin(delivery: &Delivery) -> Option<Traceparent> {
+    delivery.event.as_ref().ok().and_then(|event| event.traceparent)
+}
+
 /// Waits for the plugins; none: one of them was ended before it was done.
-fn letters(delivery: &Delivery, pending: Option<Pending>) -> Option<Vec<Letter>> {
+fn letters(delivery: &Delivery, pending: Option<Pending>, consumption: &Consumption) -> Option<Vec<Letter>> {
     let mut letters = Vec::new();
     if let Err(error) = &delivery.event {
         letters.push(Letter { error: error.clone(), deliveries: delivery.deliveries, plugin: String::new() });
     }
     for outcome in pending.map(Pending::wait).unwrap_or_default() {
+        delivery.event.iter().for_each(|event| consumption.processed(event, &outcome));
         match outcome.ending {
             Ending::Done | Ending::Removed => {}
             Ending::GaveUp { error } => {

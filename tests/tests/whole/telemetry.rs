@@ -1,0 +1,5 @@
+//! Traces, metrics and logs, as a collector gets them.
+
+mod collector;
+mod outages;
+mod traces;

@@ -1,0 +1,180 @@
+//! One trace is as long as an event's way.
+
+use autoweave_usb_testbus::{Bus, Device};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::collector::{Collector, Manner, Rotel, Seen};
+use crate::harness::{Daemon, StateDir, command, events, wait_until};
+use crate::plugins::bed::{Bed, pairs};
+use crate::program::Running;
+use crate::redis_server::{STREAM, Server, start_at};
+
+fn bus() -> Bus {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    bus
+}
+
+fn exporting(url: &str) -> Vec<(String, String)> {
+    let pairs = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", url),
+        ("OTEL_BSP_SCHEDULE_DELAY", "50"),
+        ("OTEL_BLRP_SCHEDULE_DELAY", "50"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+    ];
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()
+}
+
+fn loader(bed: &Bed, server: &Server, url: &str) -> Running {
+    let mut env = [bed.env(), exporting(url)].concat();
+    let more = [("AUTOWEAVE_USB__MONITORING__HEALTHCHECK_PORT", "0"), ("OTEL_SERVICE_NAME", "elsewhere")];
+    env.extend(more.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    env.push(("REDIS_URL".to_owned(), server.url()));
+    let mut command = command(&pairs(&env));
+    Running::start(command.args(["run", "--role", "plugins", "--state-dir"]).arg(bed.state.path()))
+}
+
+/// The trace and the span that an event carries.
+fn origin(event: &Value) -> (String, String) {
+    let traceparent = event["traceparent"].as_str().unwrap();
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    assert_eq!((parts[0], parts[3]), ("00", "01"), "{traceparent}");
+    (parts[1].to_owned(), parts[2].to_owned())
+}
+
+/// All but the first are children of the first, and in time.
+fn assert_family(spans: &[Seen]) {
+    let (root, others) = spans.split_first().unwrap();
+    assert_eq!(root.parent, "", "{root:?}");
+    for span in others {
+        assert_eq!(span.parent, root.id, "{span:?}");
+        // The kernel's time is taken in whole milliseconds.
+        assert!(span.begin >= root.begin && span.end >= span.begin, "{root:?} {span:?}");
+    }
+}
+
+#[test]
+fn a_plugin_of_the_same_daemon_is_in_the_events_trace() {
+    let (mut bus, bed) = (bus(), Bed::new());
+    let collector = Collector::start(Manner::Takes);
+    bed.shell("desk", "note; ok");
+    let env = [bed.env(), exporting(&collector.url())].concat();
+    let daemon = Daemon::start(&bus, &bed.state, &pairs(&env));
+    daemon.wait_for_log("loaded");
+    bus.plug("1-1", &Device::storage("A")).unwrap();
+    daemon.wait_until("it is heard", || bed.heard("desk").len() == 2);
+    let event = events(&bed.state).remove(1);
+    let (trace, span) = origin(&event);
+    let names = ["usb attach", "journal commit", "receive journal", "process journal", "settle journal"];
+    let spans = collector.trace(&trace, &names);
+    assert_eq!(spans[0].id, span);
+    assert_family(&spans);
+    assert!(spans.iter().all(|span| span.service == "autoweave-usb-daemon"));
+    let process = &spans[3];
+    assert_eq!(process.links, [(trace.clone(), span)]);
+    assert_eq!(process.attributes["autoweave.plugin.name"], "desk");
+    assert_eq!(process.attributes["autoweave.plugin.hook"], "onUSBAttach");
+    assert_eq!(process.attributes["messaging.operation.type"], "process");
+    assert_eq!(process.attributes["messaging.consumer.group.name"], "plugin-loader");
+    // The log's line of the event is in the trace, too; others are in none.
+    wait_until("the log is exported", || {
+        collector.logs().iter().any(|(text, of)| text == "attach" && *of == trace)
+    });
+    assert!(collector.logs().iter().any(|(text, of)| text.starts_with("watching ") && of.is_empty()));
+    // What /metrics shows is exported under the same names.
+    for name in [
+        "usb_events_total",
+        "usb_devices_connected",
+        "usb_event_processing_duration_ms",
+        "plugin_events_total",
+        "plugin_duration_ms",
+        "process_resident_memory_bytes",
+    ] {
+        daemon.wait_until(&format!("{name} is exported"), || collector.metrics().contains(name));
+    }
+    daemon.stop();
+}
+
+#[test]
+fn what_is_replayed_after_an_outage_and_a_plugin_elsewhere_are_in_the_events_trace() {
+    let (mut bus, bed, state, mut server) = (bus(), Bed::new(), StateDir::new(), Server::start());
+    let collector = Collector::start(Manner::Takes);
+    // What a real collector takes is what the others get.
+    let rotel = Rotel::start(&collector);
+    let url = rotel.as_ref().map_or_else(|| collector.url(), Rotel::url);
+    bed.shell("desk", "note; case $action in detach) fail broken;; *) ok;; esac");
+    server.kill();
+    let redis = ("REDIS_URL".to_owned(), server.url());
+    let env = [exporting(&url), vec![redis]].concat();
+    let daemon = start_at(&bus, &state, &pairs(&env));
+    bus.plug("1-1", &Device::storage("A")).unwrap();
+    bus.unplug("1-1").unwrap();
+    daemon.wait_until("all is journaled", || events(&state).len() == 3);
+    daemon.kill();
+    server.restart();
+    // Another process publishes it, and another one still runs the plugin.
+    let daemon = start_at(&bus, &state, &pairs(&env));
+    daemon.wait_until("all is published", || server.length() == 3);
+    let loader = loader(&bed, &server, &url);
+    let attach = events(&state).remove(1);
+    let (trace, span) = origin(&attach);
+    let field = server.entries()[1].iter().find(|(name, _)| name == "traceparent").unwrap().1.clone();
+    assert_eq!(field, attach["traceparent"].as_str().unwrap());
+    let names = ["publish aw:hotplug", "receive aw:hotplug", "process aw:hotplug", "settle aw:hotplug"];
+    let spans = collector.trace(&trace, &names);
+    for found in &spans {
+        assert_eq!(found.parent, span, "{found:?}");
+        assert_eq!(found.attributes["messaging.system"], "redis");
+        assert_eq!(found.attributes["messaging.destination.name"], STREAM);
+    }
+    let services: Vec<&str> = spans.iter().map(|span| span.service.as_str()).collect();
+    assert_eq!(services, ["autoweave-usb-daemon", "elsewhere", "elsewhere", "elsewhere"]);
+    assert_eq!(spans[0].attributes["messaging.operation.type"], "publish");
+    assert_eq!(spans[2].links, [(trace, span)]);
+    assert!(!spans[2].is_error);
+    // A hook that fails for good is an error in the trace of its own event.
+    let (trace, _) = origin(&events(&state)[2]);
+    let process = collector.trace(&trace, &["process aw:hotplug"]).remove(0);
+    assert!(process.is_error);
+    assert_eq!(process.attributes["autoweave.delivery"], "3");
+    loader.end(Signal::SIGTERM).ok();
+    daemon.stop();
+}
+
+#[test]
+fn a_hostile_traceparent_of_another_program_is_harmless() {
+    let (bus, bed, state, server) = (bus(), Bed::new(), StateDir::new(), Server::start());
+    let collector = Collector::start(Manner::Takes);
+    bed.shell("desk", "note; ok");
+    let daemon = start_at(&bus, &state, &[("REDIS_URL", &server.url())]);
+    daemon.wait_until("it is published", || server.length() == 1);
+    daemon.stop();
+    // Without an endpoint nothing is recorded, and the field is as empty as ever.
+    let genuine = server.entries().remove(0);
+    assert!(genuine.contains(&("traceparent".to_owned(), String::new())));
+    let huge = "0".repeat(1 << 20);
+    let hostile =
+        ["00-", "\x1b]0;x\x07\r\n", "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", &huge];
+    for (number, traceparent) in hostile.iter().enumerate() {
+        let mut add = redis::cmd("XADD");
+        add.arg(STREAM).arg("*");
+        for (name, value) in &genuine {
+            let value = match name.as_str() {
+                "traceparent" => (*traceparent).to_owned(),
+                "event_id" => format!("hostile {number}"),
+                "seq" => (number + 2).to_string(),
+                _ => value.clone(),
+            };
+            add.arg(name).arg(value);
+        }
+        add.exec(&mut server.connect().unwrap()).unwrap();
+    }
+    let loader = loader(&bed, &server, &collector.url());
+    wait_until("all is heard", || bed.heard("desk").len() == 1 + hostile.len());
+    let processed = || collector.spans().into_iter().filter(|span| span.name == "process aw:hotplug");
+    wait_until("all is recorded", || processed().count() == 1 + hostile.len());
+    assert!(processed().all(|span| span.parent.is_empty() && span.links.is_empty()));
+    loader.end(Signal::SIGTERM).ok();
+}
