@@ -239,34 +239,6 @@ fn a_package_is_installed_used_upgraded_removed_and_purged() {
 }
 
 #[test]
-fn the_drop_in_lets_plugins_run() {
-    let (mut bus, network) = bus_elsewhere();
-    let machine = Machine::boot(&network);
-    fs::copy(given("AUTOWEAVE_PACKAGE"), machine.root().join("root/usbd.deb")).unwrap();
-    machine.run(&["dpkg", "--install", "/root/usbd.deb"]);
-    machine.run(&[
-        "mkdir",
-        "--parents",
-        "/etc/autoweave/plugins",
-        "/etc/systemd/system/autoweave-usb.service.d",
-    ]);
-    let new = ["autoweave-usbd", "plugins", "new", "seen-log", "--lang", "shell"];
-    machine.run(&[&["env", "--chdir=/etc/autoweave/plugins"], &new[..]].concat());
-    let configuration = machine.root().join("etc/autoweave/usbd.toml");
-    let text = fs::read_to_string(&configuration).unwrap();
-    fs::write(&configuration, text + "plugins.dir = \"/etc/autoweave/plugins\"\n").unwrap();
-    let drop_in = "/usr/share/doc/autoweave-usb/plugins.conf";
-    machine.run(&["cp", drop_in, "/etc/systemd/system/autoweave-usb.service.d/"]);
-    machine.run(&["systemctl", "daemon-reload"]);
-    machine.run(&["systemctl", "restart", UNIT]);
-    machine.wait_until_healthy();
-    bus.plug("1-1", &Device::receiver()).unwrap();
-    wait_until("the plugin says what it heard", || {
-        machine.run(&["journalctl", "--no-pager", "--unit", UNIT]).contains("attached: 046d:")
-    });
-}
-
-#[test]
 fn the_command_install_does_the_same_and_uninstall_undoes_it() {
     let (mut bus, network) = bus_elsewhere();
     let machine = Machine::boot(&network);

@@ -1,16 +1,16 @@
 //! The source that hears of devices through libusb.
 
-use std::{fs, thread};
+use std::fs;
 
 use autoweave_usb_testbus::{Bus, Device};
 use autoweave_usb_tests::make_sys_a_sysfs;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Daemon, QUICK, StateDir, devices, events, executable, last_seq};
+use crate::harness::{Daemon, QUICK, StateDir, devices, events, executable};
 use crate::invariants::{check, headline, net, on_bus, places};
 use crate::program::CALM;
+use crate::stop::is_heard_amid_a_flood;
 
 fn enter() -> Bus {
     let mut bus = Bus::enter().unwrap();
@@ -94,26 +94,7 @@ fn a_flood_ends_in_what_is_there() {
 
 #[test]
 fn sigterm_is_heard_while_callbacks_keep_coming() {
-    let mut bus = enter();
-    bus.plug_silent("1-1", &Device::receiver()).unwrap();
-    let state = StateDir::new();
-    let timeout = [QUICK, &[("AUTOWEAVE_USB__PERFORMANCE__SHUTDOWN_TIMEOUT_MS", "200")]].concat();
-    let mut daemon = start(&bus, &state, &timeout, "libusb");
-    let before = last_seq(&state);
-    thread::scope(|scope| {
-        let (done, stop) = std::sync::mpsc::channel::<()>();
-        let flood = scope.spawn(move || {
-            while stop.try_recv().is_err() {
-                bus.cycle(&["1-1"], 100).unwrap();
-            }
-        });
-        daemon.wait_until("events come", || last_seq(&state) > before);
-        daemon.signal(Signal::SIGTERM);
-        assert_eq!(daemon.wait().code(), Some(0));
-        done.send(()).unwrap();
-        flood.join().unwrap();
-    });
-    check(&events(&state));
+    is_heard_amid_a_flood(enter(), &["--source", "libusb"]);
 }
 
 #[test]

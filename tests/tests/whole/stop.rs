@@ -24,11 +24,15 @@ fn what_was_received_before_sigterm_is_written_down() {
 
 #[test]
 fn sigterm_is_heard_while_messages_keep_coming() {
-    let mut bus = Bus::enter().unwrap();
+    is_heard_amid_a_flood(Bus::enter().unwrap(), &[]);
+}
+
+/// Sends SIGTERM to a daemon while a device on `bus` comes and goes as fast as can be.
+pub fn is_heard_amid_a_flood(mut bus: Bus, arguments: &[&str]) {
     bus.plug_silent("1-1", &Device::receiver()).unwrap();
     let state = StateDir::new();
     let timeout = [QUICK, &[("AUTOWEAVE_USB__PERFORMANCE__SHUTDOWN_TIMEOUT_MS", "200")]].concat();
-    let mut daemon = Daemon::start(&bus, &state, &timeout);
+    let mut daemon = Daemon::start_with(&bus, state.path(), &timeout, arguments);
     let before = last_seq(&state);
     std::thread::scope(|scope| {
         let (done, stop) = std::sync::mpsc::channel::<()>();

@@ -13,6 +13,7 @@ use landlock::{
 };
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::Mode;
 
 use super::{SandboxFault, Spec};
 
@@ -152,6 +153,10 @@ fn granted(read: bool, write: bool) -> BitFlags<AccessFs> {
 }
 
 fn open(path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
-    openat2(AT_FDCWD, path, how)
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    if resolve.is_empty() {
+        // Containers of systemd's and old ones of Docker's have no openat2.
+        return nix::fcntl::open(path, flags, Mode::empty());
+    }
+    openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(resolve))
 }

@@ -72,14 +72,8 @@ fn main() -> Outcome<()> {
 fn latency_rows() -> Outcome<()> {
     for durability in ["power", "process"] {
         for rate in [100, 1000] {
-            let (mut p50, mut p99) = (Vec::new(), Vec::new());
-            for _ in 0..RUNS {
-                let latencies = on_new_thread(move || latencies(durability, rate))?;
-                p50.push(quantile(&latencies, 0.50));
-                p99.push(quantile(&latencies, 0.99));
-            }
-            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p50"), "ms", 3, &p50);
-            row(&format!("uevent to readable in the journal, {rate}/s, {durability}, p99"), "ms", 3, &p99);
+            let what = format!("uevent to readable in the journal, {rate}/s, {durability}");
+            rows_of_latencies(&what, move || latencies(durability, rate))?;
         }
     }
     Ok(())
@@ -118,6 +112,19 @@ fn start_rows() -> Outcome<()> {
 fn on_new_thread<T: Send + 'static>(measure: impl FnOnce() -> Outcome<T> + Send + 'static) -> Outcome<T> {
     let run = thread::spawn(move || measure().map_err(|error| error.to_string()));
     run.join().map_err(|_| "a measurement panicked")?.map_err(Into::into)
+}
+
+/// Measures `RUNS` times; a row for the median and one for the 99th percentile.
+fn rows_of_latencies(
+    what: &str,
+    measure: impl Fn() -> Outcome<Vec<f64>> + Clone + Send + 'static,
+) -> Outcome<()> {
+    let runs = (0..RUNS).map(|_| on_new_thread(measure.clone())).collect::<Outcome<Vec<_>>>()?;
+    for (name, at) in [("p50", 0.50), ("p99", 0.99)] {
+        let values: Vec<f64> = runs.iter().map(|latencies| quantile(latencies, at)).collect();
+        row(&format!("{what}, {name}"), "ms", 3, &values);
+    }
+    Ok(())
 }
 
 /// Milliseconds from uevent to journal, for ten seconds' events at least 1,000.

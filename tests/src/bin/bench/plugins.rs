@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
-use crate::{Outcome, PATIENCE, RUNS, on_new_thread, pace, plug, quantile, row, watch};
+use crate::{Outcome, PATIENCE, RUNS, on_new_thread, pace, plug, row, rows_of_latencies, watch};
 
 /// Name, entry and code of plugins that write down each event's number and when their hook was called.
 const PLUGINS: [(&str, &str, &str); 3] = [
@@ -46,14 +46,8 @@ pub fn rows() -> Outcome<()> {
     for plugin @ (name, ..) in PLUGINS {
         if name != "shell" {
             for rate in [100, 1000] {
-                let (mut p50, mut p99) = (Vec::new(), Vec::new());
-                for _ in 0..RUNS {
-                    let latencies = on_new_thread(move || latencies(plugin, rate))?;
-                    p50.push(quantile(&latencies, 0.50));
-                    p99.push(quantile(&latencies, 0.99));
-                }
-                row(&format!("readable in the journal to hook called, {name}, {rate}/s, p50"), "ms", 3, &p50);
-                row(&format!("readable in the journal to hook called, {name}, {rate}/s, p99"), "ms", 3, &p99);
+                let what = format!("readable in the journal to hook called, {name}, {rate}/s");
+                rows_of_latencies(&what, move || latencies(plugin, rate))?;
             }
         }
         let runs = (0..RUNS).map(|_| on_new_thread(move || at_once(plugin))).collect::<Outcome<Vec<_>>>()?;

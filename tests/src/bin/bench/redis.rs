@@ -9,7 +9,7 @@ use autoweave_usb_testbus::Bus;
 use redis::Connection;
 
 use crate::daemon::{Daemon, binary};
-use crate::{Outcome, PATIENCE, RUNS, milliseconds, on_new_thread, pace, plug, quantile, row};
+use crate::{Outcome, PATIENCE, RUNS, milliseconds, on_new_thread, pace, plug, row, rows_of_latencies};
 
 const STREAM: &str = "aw:hotplug";
 
@@ -121,14 +121,8 @@ pub fn environment(url: &str) -> [(&str, &str); 3] {
 pub fn latency_rows() -> Outcome<()> {
     for durability in ["power", "process"] {
         for rate in [100, 1000] {
-            let (mut p50, mut p99) = (Vec::new(), Vec::new());
-            for _ in 0..RUNS {
-                let latencies = on_new_thread(move || latencies(durability, rate))?;
-                p50.push(quantile(&latencies, 0.50));
-                p99.push(quantile(&latencies, 0.99));
-            }
-            row(&format!("uevent to readable in Redis, {rate}/s, {durability}, p50"), "ms", 3, &p50);
-            row(&format!("uevent to readable in Redis, {rate}/s, {durability}, p99"), "ms", 3, &p99);
+            let what = format!("uevent to readable in Redis, {rate}/s, {durability}");
+            rows_of_latencies(&what, move || latencies(durability, rate))?;
         }
     }
     Ok(())
