@@ -83,6 +83,8 @@ pub struct DeviceTable {
     windows: BTreeSet<(u64, Port)>,
     /// A scan will tell of what was there before, or of what was lost: see [`Self::expect_scan`].
     is_scan_due: bool,
+    /// It is the one after a scan that could not tell of all hubs.
+    is_rescan_due: bool,
     /// See [`Self::hold`].
     is_held: bool,
     tallies: Tallies,
@@ -369,7 +371,7 @@ impl DeviceTable {
                 self.arrived(reading, cause, out);
             }
         }
-        self.release_orphans(out);
+        self.release_orphans(except, out);
     }
 
     fn is_present(&self, reading: &Reading) -> bool {

@@ -430,6 +430,24 @@ fn a_device_waits_for_one_scan_only() {
     assert_eq!(tell(&table.observe(&at(8, scan(&found)), Reason::Reconcile)), ["attach :C"]);
 }
 
+#[test]
+fn a_device_waits_for_one_more_scan_where_the_first_said_nothing_of_its_hub() {
+    let below = [arrived(reading("1-1", 2, "H")), arrived(reading("1-1.1", 3, "A"))];
+    let other = arrived(reading("2-1", 2, "B"));
+    let nothing_of_the_root = || Observation::Scan {
+        readings: Vec::new(),
+        except: BTreeSet::from(["usb1", "1-1", "1-1.1", "2-1"].map(|port| port.parse().unwrap())),
+    };
+    let start =
+        || [Observation::Overrun { lost: None }].into_iter().chain(below.clone()).chain([other.clone()]);
+    let found = ["usb1", "1-1", "1-1.1", "2-1"].into_iter().zip([1, 2, 3, 2]).zip(["R", "H", "A", "B"]);
+    let found: Vec<Reading> = found.map(|((port, address), name)| reading(port, address, name)).collect();
+    let script = (1..).zip(start().chain([nothing_of_the_root(), scan(&found)]));
+    check(0, script, &["attach :B", "attach :R reconcile", "attach :H", "attach :A"]);
+    let script = (1..).zip(start().chain([nothing_of_the_root(), nothing_of_the_root()]));
+    check(0, script, &["attach :B", "attach :H", "attach :A"]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Plug { port: usize, serial: u8, seen: bool, twice: bool },
