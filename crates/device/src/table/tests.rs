@@ -448,6 +448,25 @@ fn a_device_waits_for_one_more_scan_where_the_first_said_nothing_of_its_hub() {
     check(0, script, &["attach :B", "attach :H", "attach :A"]);
 }
 
+#[test]
+fn what_arrives_below_a_hub_that_was_plugged_anew_unseen_is_told_once() {
+    let before = [reading("usb1", 1, "R"), reading("1-1", 2, "H"), reading("1-1.2", 3, "A")];
+    let child = reading("1-1.1", 5, "B");
+    let after = [before[0].clone(), reading("1-1", 4, "H"), child.clone()];
+    let script = [scan(&before), Observation::Overrun { lost: None }, arrived(child), scan(&after)];
+    let old = ["attach :R reconcile", "attach :H reconcile", "attach :A reconcile"];
+    let new = ["detach :A reconcile", "detach :H reconcile", "attach :H reconcile", "attach :B"];
+    check(0, (1..).zip(script), &[&old[..], &new].concat());
+}
+
+#[test]
+fn below_a_hub_that_was_heard_of_since_the_loss_nothing_waits() {
+    let script = [Observation::Overrun { lost: None }, arrived(reading("usb1", 1, "R"))];
+    let script =
+        script.into_iter().chain([arrived(reading("1-1", 2, "H")), arrived(reading("1-1.1", 3, "A"))]);
+    check(0, (1..).zip(script), &["attach :R", "attach :H", "attach :A"]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Plug { port: usize, serial: u8, seen: bool, twice: bool },
