@@ -83,6 +83,8 @@ pub struct DeviceTable {
     windows: BTreeSet<(u64, Port)>,
     /// A scan will tell of what was there before, or of what was lost: see [`Self::expect_scan`].
     is_scan_due: bool,
+    /// It is the one after a scan that could not tell of all hubs.
+    is_rescan_due: bool,
     /// See [`Self::hold`].
     is_held: bool,
     tallies: Tallies,
@@ -97,6 +99,8 @@ struct State {
     window: Option<Window>,
     /// The arrival of a device that waits for its hub to be known.
     orphan: Option<Cause>,
+    /// Nothing told of what is here since a scan became due: another may be in its place by now.
+    is_doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -262,12 +266,13 @@ impl DeviceTable {
     }
 
     fn arrived(&mut self, reading: &Reading, cause: Cause, out: &mut Vec<Change>) {
+        let port = reading.port;
         if self.is_present(reading) {
             self.tallies.duplicate += 1;
+            self.state(port).is_doubtful = false;
             self.refresh(reading, cause, out);
             return;
         }
-        let port = reading.port;
         let must_wait = self.must_wait(port);
         let is_taken = self.state(port).present.is_some();
         if is_taken && must_wait {
@@ -281,7 +286,7 @@ impl DeviceTable {
         let device = Device::new(reading, device_id);
         let hidden = self.policy.filters.hides(&device);
         let state = self.state(port);
-        (state.present, state.hidden) = (Some(Arc::new(device)), hidden);
+        (state.present, state.hidden, state.is_doubtful) = (Some(Arc::new(device)), hidden, false);
         if must_wait {
             state.orphan = Some(cause);
         } else {
@@ -301,6 +306,10 @@ impl DeviceTable {
 
     fn depart(&mut self, port: Port, cause: Cause, out: &mut Vec<Change>) {
         self.children_left(port, cause, out);
+        self.take_out(port, cause, out);
+    }
+
+    fn take_out(&mut self, port: Port, cause: Cause, out: &mut Vec<Change>) {
         self.release_orphan(port, out);
         self.state(port).present = None;
         self.edge(port, cause, out);
@@ -310,9 +319,7 @@ impl DeviceTable {
     fn children_left(&mut self, hub: Port, cause: Cause, out: &mut Vec<Change>) {
         for child in self.below(hub).into_iter().rev() {
             if self.state(child).present.is_some() {
-                self.release_orphan(child, out);
-                self.state(child).present = None;
-                self.edge(child, cause, out);
+                self.take_out(child, cause, out);
             }
         }
     }
@@ -358,18 +365,19 @@ impl DeviceTable {
             let still_there = found.get(&port).is_some_and(|reading| self.is_present(reading));
             if !still_there && self.state(port).present.is_some() {
                 self.tallies.found += 1;
-                self.depart(port, cause, out);
+                self.replaced(port, cause, out);
             }
         }
-        for reading in found.values() {
+        for (port, reading) in &found {
             if self.is_present(reading) {
+                self.state(*port).is_doubtful = false;
                 self.refresh(reading, cause, out);
             } else {
                 self.tallies.found += 1;
                 self.arrived(reading, cause, out);
             }
         }
-        self.release_orphans(out);
+        self.release_orphans(except, out);
     }
 
     fn is_present(&self, reading: &Reading) -> bool {

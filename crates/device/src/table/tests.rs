@@ -430,6 +430,43 @@ fn a_device_waits_for_one_scan_only() {
     assert_eq!(tell(&table.observe(&at(8, scan(&found)), Reason::Reconcile)), ["attach :C"]);
 }
 
+#[test]
+fn a_device_waits_for_one_more_scan_where_the_first_said_nothing_of_its_hub() {
+    let below = [arrived(reading("1-1", 2, "H")), arrived(reading("1-1.1", 3, "A"))];
+    let other = arrived(reading("2-1", 2, "B"));
+    let nothing_of_the_root = || Observation::Scan {
+        readings: Vec::new(),
+        except: BTreeSet::from(["usb1", "1-1", "1-1.1", "2-1"].map(|port| port.parse().unwrap())),
+    };
+    let start =
+        || [Observation::Overrun { lost: None }].into_iter().chain(below.clone()).chain([other.clone()]);
+    let found = ["usb1", "1-1", "1-1.1", "2-1"].into_iter().zip([1, 2, 3, 2]).zip(["R", "H", "A", "B"]);
+    let found: Vec<Reading> = found.map(|((port, address), name)| reading(port, address, name)).collect();
+    let script = (1..).zip(start().chain([nothing_of_the_root(), scan(&found)]));
+    check(0, script, &["attach :B", "attach :R reconcile", "attach :H", "attach :A"]);
+    let script = (1..).zip(start().chain([nothing_of_the_root(), nothing_of_the_root()]));
+    check(0, script, &["attach :B", "attach :H", "attach :A"]);
+}
+
+#[test]
+fn what_arrives_below_a_hub_that_was_plugged_anew_unseen_is_told_once() {
+    let before = [reading("usb1", 1, "R"), reading("1-1", 2, "H"), reading("1-1.2", 3, "A")];
+    let child = reading("1-1.1", 5, "B");
+    let after = [before[0].clone(), reading("1-1", 4, "H"), child.clone()];
+    let script = [scan(&before), Observation::Overrun { lost: None }, arrived(child), scan(&after)];
+    let old = ["attach :R reconcile", "attach :H reconcile", "attach :A reconcile"];
+    let new = ["detach :A reconcile", "detach :H reconcile", "attach :H reconcile", "attach :B"];
+    check(0, (1..).zip(script), &[&old[..], &new].concat());
+}
+
+#[test]
+fn below_a_hub_that_was_heard_of_since_the_loss_nothing_waits() {
+    let script = [Observation::Overrun { lost: None }, arrived(reading("usb1", 1, "R"))];
+    let script =
+        script.into_iter().chain([arrived(reading("1-1", 2, "H")), arrived(reading("1-1.1", 3, "A"))]);
+    check(0, (1..).zip(script), &["attach :R", "attach :H", "attach :A"]);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Plug { port: usize, serial: u8, seen: bool, twice: bool },

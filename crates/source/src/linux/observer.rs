@@ -264,12 +264,9 @@ impl Observer {
     }
 
     fn overrun(&mut self, number: u64, at: Moment) {
+        // None lost is no reason to leave it out: the kernel wakes the reader before it counts (`netlink_overrun` in
+        // net/netlink/af_netlink.c).
         let lost = netlink::drops(self.socket_inode).map(|drops| self.receiver.ring.lost(drops));
-        if lost == Some(0) {
-            // It was told with the one before.
-            self.receiver.ring.discard(number);
-            return;
-        }
         Counters::add(&self.started.counters.overruns, 1);
         Counters::add(&self.started.counters.lost, lost.unwrap_or(0));
         self.push(Place { number, seqnum: None, at }, Pending::Ready(Observation::Overrun { lost }));
