@@ -1,5 +1,6 @@
 //! The door to look in, of the running daemon.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
@@ -34,6 +35,16 @@ pub fn answer_of(address: &str, path: &str) -> (String, String) {
     get_from(address, path, "").read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+/// The first line of the answer to who asks for `/health` by the name `host`.
+pub fn status_by(host: &str) -> String {
+    let mut client = TcpStream::connect(ADDRESS).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(client, "GET /health HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+    let mut text = String::new();
+    client.read_to_string(&mut text).unwrap();
+    text.lines().next().unwrap().to_owned()
 }
 
 /// Reads an event stream until it has `count` events, and returns their ids.
@@ -92,6 +103,21 @@ fn a_stream_resumes_over_a_restart_without_a_gap() {
     let mut stream = get("/api/v1/events/stream", "Last-Event-ID: 2\r\n");
     bus.plug("1-2", &Device::storage("S")).unwrap();
     assert_eq!(ids(&mut stream, 2), [3, 4]);
+    daemon.stop();
+}
+
+#[test]
+fn it_is_asked_by_the_machines_name_whatever_events_call_it_and_by_those_it_is_told() {
+    let bus = Bus::enter().unwrap();
+    let state = StateDir::new();
+    let names =
+        [("AUTOWEAVE_USB__HOST", "node-7"), ("AUTOWEAVE_USB__MONITORING__HOSTS", "usbd, usb.example.org")];
+    let daemon = Daemon::start(&bus, &state, &[QUICK, &names].concat());
+    let machine = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for host in ["node-7", "usbd:8080", "usb.example.org", machine.trim()] {
+        assert!(status_by(host).contains("200"), "{host}");
+    }
+    assert!(status_by("example.org").contains("403"));
     daemon.stop();
 }
 

@@ -8,8 +8,10 @@
 mod backlog;
 mod bad_input;
 mod browser;
+mod chart;
 mod check_journal;
 mod cli;
+mod compose;
 mod containers;
 mod crash;
 mod crowd;

@@ -137,12 +137,15 @@ fn wants_uevents(config: &Config) -> bool {
 pub fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Result<Option<Server>, Failure> {
     let Some(address) = config.monitoring.http else { return Ok(None) };
     let listener = Listener::bind(address).map_err(Failure::unavailable)?;
-    let host = stamp::host(config.host.as_ref());
+    // A machine that is called otherwise in events is still reached by its own name.
+    let mut hosts = vec![stamp::host(config.host.as_ref()), stamp::host(None)];
+    hosts.dedup();
+    hosts.extend_from_slice(&config.monitoring.hosts);
     let token = config.monitoring.token.clone();
     if token.is_none() && !address.ip().is_loopback() {
         warn!("HTTP tells anyone who reaches {address} what is connected: set monitoring.token");
     }
-    let server = Server::start(host, token, listener, monitor.clone(), directory.to_owned());
+    let server = Server::start(hosts, token, listener, monitor.clone(), directory.to_owned());
     server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
 }
 

@@ -215,6 +215,15 @@ pub const KEYS: &[Key] = &[
         doc: "Address HTTP listens on. `0.0.0.0` or `::` for all.",
     },
     Key {
+        path: "monitoring.hosts",
+        kind: Kind::HostNames,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "Further names HTTP may be asked by, beside IP addresses, `localhost` and the machine's own: those that \
+              a proxy or a Kubernetes service has. Any other is answered with 403, so that no page in a browser reads \
+              along by DNS rebinding.",
+    },
+    Key {
         path: "monitoring.token",
         kind: Kind::Token,
         default: "",

@@ -73,6 +73,8 @@ pub enum Kind {
     Chain,
     /// Names of plugins.
     Names,
+    /// DNS names.
+    HostNames,
     /// Resources of a Kubernetes node, and which devices each is made of.
     Resources,
 }
@@ -99,7 +101,7 @@ pub enum Value {
     Ids(Vec<u32>),
     /// [`Kind::Chain`].
     Chain(Chain),
-    /// [`Kind::Names`].
+    /// [`Kind::Names`] or [`Kind::HostNames`].
     Names(Vec<String>),
     /// [`Kind::Resources`].
     Resources(BTreeMap<String, Selector>),
@@ -128,6 +130,7 @@ impl Kind {
                 format!("`auto` or a list of some of `{names}`, each once")
             }
             Self::Names => "a list of names".to_owned(),
+            Self::HostNames => "a list of host names without ports".to_owned(),
             Self::Resources => {
                 "a table of resources, each a table of some of `vendor`, `product`, `class` and `serial`"
                     .to_owned()
@@ -191,6 +194,7 @@ impl Kind {
             Self::Ids { max } => self.ids(raw, max).map(Value::Ids),
             Self::Chain => self.chain(raw).map(Value::Chain),
             Self::Names => self.names(raw).map(Value::Names),
+            Self::HostNames => self.host_names(raw).map(Value::Names),
             Self::Resources => resources::parse(raw).map(Value::Resources),
         }
     }
@@ -271,6 +275,20 @@ impl Kind {
         let items = raw.items().ok_or_else(|| self.mismatch(raw))?;
         let name = |item: Raw<'_>| item.string().map(str::to_owned).ok_or_else(|| self.mismatch(item));
         items.into_iter().map(name).collect()
+    }
+
+    fn host_names(self, raw: Raw<'_>) -> Result<Vec<String>, String> {
+        let names = self.names(raw)?;
+        // Others are in no `Host` that a browser or a proxy sends for a name.
+        let is_inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let is_name =
+            |name: &String| (1..=TEXT_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_inside);
+        match names.iter().find(|name| !is_name(name)) {
+            None => Ok(names),
+            Some(other) => {
+                Err(format!("`{}` is not a host name, expected {}", shown(other), self.expected()))
+            }
+        }
     }
 
     fn chain(self, raw: Raw<'_>) -> Result<Chain, String> {

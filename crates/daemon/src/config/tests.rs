@@ -61,6 +61,7 @@ fn defaults() -> Config {
         redis: None,
         monitoring: Monitoring {
             http: Some("127.0.0.1:8080".parse().unwrap()),
+            hosts: vec![],
             token: None,
             interval: Duration::from_millis(5000),
         },
@@ -105,6 +106,7 @@ enabled = false
 interval = 250
 healthcheck_port = 0
 bind = "::1"
+hosts = ["usb.example.org", "usbd"]
 token = "s3cret"
 [filters]
 vendor_whitelist = [1133, "0x046d", "046d", 7531]
@@ -159,6 +161,7 @@ fn every_key_reaches_the_config() {
         }),
         monitoring: Monitoring {
             http: None,
+            hosts: vec!["usb.example.org".to_owned(), "usbd".to_owned()],
             token: Some(Secret::new("s3cret".to_owned())),
             interval: Duration::from_millis(250),
         },
@@ -299,6 +302,11 @@ fn wrong_types_say_what_is_expected() {
         ("host", "true", "expected a string of at most 255 bytes, found a boolean"),
         ("host", "'''a\nb'''", "a control character (such as a line break) is not allowed"),
         ("monitoring.token", "'two words'", "expected at most 255 ASCII characters without spaces"),
+        (
+            "monitoring.hosts",
+            "['usbd:8080']",
+            "`usbd:8080` is not a host name, expected a list of host names without ports",
+        ),
         ("telemetry.endpoint", "'collector:4317'", "expected a URL `http://…` or `https://…`"),
         ("monitoring.bind", "'localhost'", "expected an IP address such as `127.0.0.1`, `0.0.0.0` or `::1`"),
         ("journal.durability", "'powr'", "`powr` is not allowed, expected one of `power`, `process`"),

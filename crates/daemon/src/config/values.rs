@@ -83,6 +83,7 @@ impl Values {
                         self.narrow("monitoring.healthcheck_port"),
                     )
                 }),
+                hosts: self.names("monitoring.hosts"),
                 token: self.token("monitoring.token"),
                 interval: self.milliseconds("monitoring.interval"),
             },

@@ -33,8 +33,8 @@ const EVENTS_MAX: usize = 1000;
 /// What the handlers share.
 #[derive(Debug)]
 pub(super) struct App {
-    /// The machine's name.
-    pub(super) host: String,
+    /// Names that it may be asked by.
+    pub(super) hosts: Vec<String>,
     /// What those who ask for devices and events have to know; `None`: nothing.
     pub(super) token: Option<Secret>,
     pub(super) monitor: Arc<Monitor>,
@@ -170,13 +170,14 @@ fn typed(kind: &'static str, body: Body) -> Response {
 /// browser then asks for that name, and this machine has others. HTTP/1.0 without a `Host` is no browser.
 async fn know_host(State(app): State<Arc<App>>, request: Request) -> Result<Request, Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    match hosts.find(|host| !is_ours(host, &app.host)) {
+    match hosts.find(|host| !is_ours(host, &app.hosts)) {
         None => Ok(request),
         Some(host) => {
             let shown = String::from_utf8_lossy(host.as_bytes());
             let detail = format!(
-                "{shown} is no name of this machine; ask by its address, as localhost or as {}",
-                app.host
+                "{shown} is no name of this machine; ask by its address, as localhost or as {}, or add the name to \
+                 monitoring.hosts",
+                app.hosts.join(", ")
             );
             Err(Problem::new(StatusCode::FORBIDDEN, detail))
         }
@@ -190,14 +191,14 @@ async fn know_token(State(app): State<Arc<App>>, request: Request) -> Result<Req
     }
 }
 
-/// Whether `host`, with or without a port, is an address, `localhost` or `name`.
-fn is_ours(host: &HeaderValue, name: &str) -> bool {
+/// Whether `host`, with or without a port, is an address, `localhost` or one of `names`.
+fn is_ours(host: &HeaderValue, names: &[String]) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
     let host = authority.host();
     let bare = host.strip_suffix('.').unwrap_or(host);
     let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     bare.eq_ignore_ascii_case("localhost")
-        || bare.eq_ignore_ascii_case(name)
+        || names.iter().any(|name| bare.eq_ignore_ascii_case(name))
         || host.parse::<Ipv4Addr>().is_ok()
         || v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
 }

@@ -122,25 +122,25 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Serves what `monitor` says, and the journal in `state_dir`, to those who ask for an address or for `host`;
+    /// Serves what `monitor` says, and the journal in `state_dir`, to those who ask for an address or for one of `hosts`;
     /// devices and events only to those who know `token`, if there is one.
     ///
     /// # Errors
     /// The system has no thread or no file descriptor left.
     pub fn start(
-        host: String,
+        hosts: Vec<String>,
         token: Option<Secret>,
         listener: Listener,
         monitor: Arc<Monitor>,
         state_dir: PathBuf,
     ) -> io::Result<Self> {
-        Self::start_within(Limits::DEFAULT, host, token, listener, monitor, state_dir)
+        Self::start_within(Limits::DEFAULT, hosts, token, listener, monitor, state_dir)
     }
 
     /// [`Self::start`], and clients may take what `limits` say.
     pub(super) fn start_within(
         limits: Limits,
-        host: String,
+        hosts: Vec<String>,
         token: Option<Secret>,
         Listener(listener): Listener,
         monitor: Arc<Monitor>,
@@ -163,7 +163,7 @@ impl Server {
         let live_sender = watch::Sender::new(Live::default());
         let streams = Arc::new(Semaphore::new(limits.streams));
         let (log, live) = (Log::new(state_dir), live_sender.subscribe());
-        let app = App { host, token, monitor, log, live, streams, keep_alive: limits.keep_alive };
+        let app = App { hosts, token, monitor, log, live, streams, keep_alive: limits.keep_alive };
         let serve = move || run(runtime, listener, app, live_sender, limits, stopped);
         let thread = thread::Builder::new().name("http".to_owned()).spawn(serve)?;
         Ok(Self { address, stop, thread })

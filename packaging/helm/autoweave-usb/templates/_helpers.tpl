@@ -1,9 +1,16 @@
+{{/*
+At most 38 characters, so that `-device-plugin` makes it 52: a StatefulSet's pods carry its name and 11 more characters in a
+label, which may have 63 (kubernetes#64023). What is cut off shows as a hash, for two long names may begin alike.
+*/}}
 {{- define "usb.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 53 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 53 | trimSuffix "-" -}}
+{{- $name := .Release.Name -}}
+{{- if not (contains .Chart.Name $name) -}}
+{{- $name = printf "%s-%s" $name .Chart.Name -}}
 {{- end -}}
+{{- if gt (len $name) 38 -}}
+{{- $name = printf "%s-%s" ($name | trunc 29 | trimSuffix "-") ($name | sha256sum | trunc 8) -}}
+{{- end -}}
+{{- $name -}}
 {{- end -}}
 
 {{- define "usb.selector" -}}
@@ -39,6 +46,39 @@ redis-password
 {{- end -}}
 {{- end -}}
 
+{{/* A value of a variable. A file's numbers are floats, and a large one would be written with an exponent. */}}
+{{- define "usb.variable" -}}
+{{- if kindIs "string" . -}}
+{{- . | quote -}}
+{{- else -}}
+{{- . | toJson | quote -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The names of the service, and what else HTTP is asked by. */}}
+{{- define "usb.hosts" -}}
+{{- $name := include "usb.fullname" . -}}
+{{- $inNamespace := printf "%s.%s" $name .Release.Namespace -}}
+{{- $service := list $name $inNamespace (printf "%s.svc" $inNamespace) (printf "%s.svc.cluster.local" $inNamespace) -}}
+{{- concat $service .Values.monitoring.hosts | join "," -}}
+{{- end -}}
+
+{{/* The pods' affinity. Two of a Deployment on one node would hear the same devices and want the same journal. */}}
+{{- define "usb.affinity" -}}
+{{- $affinity := deepCopy .Values.usbDaemon.affinity -}}
+{{- if eq .Values.usbDaemon.mode "Deployment" -}}
+{{- $labels := merge (dict "app.kubernetes.io/component" "daemon") (include "usb.selector" . | fromYaml) -}}
+{{- $apart := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels) -}}
+{{- $anti := $affinity.podAntiAffinity | default dict -}}
+{{- $required := append ($anti.requiredDuringSchedulingIgnoredDuringExecution | default list) $apart -}}
+{{- $_ := set $anti "requiredDuringSchedulingIgnoredDuringExecution" $required -}}
+{{- $_ := set $affinity "podAntiAffinity" $anti -}}
+{{- end -}}
+{{- with $affinity -}}
+{{- toYaml . -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A pod of the daemon. */}}
 {{- define "usb.pod" -}}
 {{- $daemon := .Values.usbDaemon -}}
@@ -69,10 +109,10 @@ spec:
       type: RuntimeDefault
   {{- if eq $daemon.state.type "hostPath" }}
   initContainers:
-    # A directory that kubelet makes on the node is root's.
+    # A directory that kubelet makes on the node is root's, and so is what a privileged daemon left in it.
     - name: own-state
       image: "{{ $daemon.state.initImage.repository }}:{{ $daemon.state.initImage.tag }}"
-      command: ["chown", "65532:65532", "/state"]
+      command: ["chown", "-hR", "65532:65532", "/state"]
       securityContext:
         runAsNonRoot: false
         runAsUser: 0
@@ -80,6 +120,7 @@ spec:
         readOnlyRootFilesystem: true
         capabilities:
           drop: ["ALL"]
+          # It sees what is in the directories of user 65532 by its group, which is the pod's.
           add: ["CHOWN"]
       resources:
         requests: {memory: 8Mi, cpu: 10m}
@@ -123,6 +164,8 @@ spec:
           value: 0.0.0.0
         - name: AUTOWEAVE_USB__MONITORING__HEALTHCHECK_PORT
           value: {{ .Values.monitoring.port | quote }}
+        - name: AUTOWEAVE_USB__MONITORING__HOSTS
+          value: {{ include "usb.hosts" . | quote }}
         {{- end }}
         {{- if .Values.redis.enabled }}
         - name: REDIS_HOST
@@ -134,7 +177,7 @@ spec:
         - name: REDIS_PORT
           value: {{ $external.port | quote }}
         - name: REDIS_DB
-          value: {{ $external.db | quote }}
+          value: {{ include "usb.variable" $external.db }}
         - name: AUTOWEAVE_USB__REDIS__TLS
           value: {{ $external.tls | quote }}
         {{- with $external.username }}
@@ -149,7 +192,10 @@ spec:
         {{- end }}
         {{- range $name, $value := $daemon.env }}
         - name: {{ $name }}
-          value: {{ $value | quote }}
+          value: {{ include "usb.variable" $value }}
+        {{- end }}
+        {{- with $daemon.extraEnv }}
+        {{- toYaml . | nindent 8 }}
         {{- end }}
       {{- if .Values.monitoring.enabled }}
       ports:
@@ -211,20 +257,8 @@ spec:
   tolerations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
-  {{- with $daemon.affinity }}
+  {{- with include "usb.affinity" . }}
   affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- else }}
-  {{- if eq $daemon.mode "Deployment" }}
-  # Two on one node would hear the same devices and want the same journal.
-  affinity:
-    podAntiAffinity:
-      requiredDuringSchedulingIgnoredDuringExecution:
-        - topologyKey: kubernetes.io/hostname
-          labelSelector:
-            matchLabels:
-              {{- include "usb.selector" $ | nindent 14 }}
-              app.kubernetes.io/component: daemon
-  {{- end }}
+    {{- . | nindent 4 }}
   {{- end }}
 {{- end -}}

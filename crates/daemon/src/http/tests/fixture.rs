@@ -13,8 +13,8 @@ use super::super::server::Limits;
 use super::super::{Listener, Monitor, Server, Status, StreamKind};
 use super::client::Client;
 
-/// What the machine is called.
-pub const HOST: &str = "edge-7";
+/// What the machine is called, and what its service is.
+pub const HOSTS: [&str; 2] = ["edge-7", "usb.example.org"];
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -73,8 +73,9 @@ pub fn serve(limits: Limits, monitor: &Arc<Monitor>, dir: &Path) -> Server {
 /// [`serve`], for those who know `token`.
 pub fn serve_for(token: Option<&str>, limits: Limits, monitor: &Arc<Monitor>, dir: &Path) -> Server {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let hosts = HOSTS.map(str::to_owned).to_vec();
     let token = token.map(|token| Secret::new(token.to_owned()));
-    Server::start_within(limits, HOST.to_owned(), token, listener, monitor.clone(), dir.to_owned()).unwrap()
+    Server::start_within(limits, hosts, token, listener, monitor.clone(), dir.to_owned()).unwrap()
 }
 
 impl Fixture {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::super::server::Limits;
-use super::fixture::{Fixture, HOST, eventually};
+use super::fixture::{Fixture, HOSTS, eventually};
 
 const STREAM: &str = "/api/v1/events/stream";
 
@@ -68,8 +68,10 @@ fn only_who_asks_for_this_machine_is_answered() {
         "192.0.2.1",
         "[::1]:8080",
         "[fe80::1]",
-        HOST,
+        HOSTS[0],
         "EDGE-7:80",
+        HOSTS[1],
+        "Usb.Example.org.:443",
     ] {
         assert_eq!(ask("/health", &format!("Host: {ours}\r\n")).status, 200, "{ours}");
     }
@@ -79,6 +81,7 @@ fn only_who_asks_for_this_machine_is_answered() {
         "localhost.attacker.example",
         "127.0.0.1.attacker.example",
         "edge-7.attacker.example",
+        "example.org",
         "127.1",
         "[attacker.example]",
         "[::1",
