@@ -114,6 +114,23 @@ fn everything_can_be_done_by_keyboard() {
     daemon.stop();
 }
 
+#[test]
+fn what_is_wrong_is_said_at_the_top() {
+    let bus = desk();
+    let state = StateDir::new();
+    // Nobody listens on a port that low.
+    let daemon = Daemon::start(&bus, &state, &[QUICK, &[("REDIS_URL", "redis://127.0.0.1:1")]].concat());
+    let Some(browser) = Browser::start(&bus, Screen::Narrow) else { return };
+    browser.open(PAGE);
+    browser.wait_for("document.getElementById('verdict').textContent === 'degraded'");
+    browser.wait_for("document.getElementById('stream').textContent === 'Redis down'");
+    browser.wait_for("document.getElementById('lag').textContent === '4 events'");
+    assert!(browser.text("#notice").contains("Redis"));
+    assert_eq!(browser.overhang("html"), 0);
+    assert_eq!(browser.barriers(), Vec::<String>::new());
+    daemon.stop();
+}
+
 const BUSES: u8 = 5;
 const PER_BUS: u32 = 100;
 const ROUNDS: u32 = 30;

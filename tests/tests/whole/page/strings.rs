@@ -49,7 +49,7 @@ fn what_has_no_shape_is_shown_by_its_number_and_nothing_hangs_over_the_edge() {
     let said = |text: &str| Some(text.as_bytes().to_vec());
     let device = Device {
         manufacturer: said("Evil\u{202e}gnp.exe"),
-        product_name: said(&format!("Z{} {}", "\u{335}\u{321}".repeat(40), "W".repeat(40))),
+        product_name: said(&format!("Z{} {}", "\u{335}\u{321}\u{322}\u{489}".repeat(30), "W".repeat(40))),
         serial: said("\u{200b}\u{200b}"),
         ..Device::numbered(1)
     };
