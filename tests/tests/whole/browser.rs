@@ -41,8 +41,10 @@ const FLAGS: [&str; 8] = [
 pub enum Screen {
     /// Wide and light.
     Desktop,
-    /// Narrow and dark.
+    /// A phone's, and dark.
     Phone,
+    /// The narrowest there is: what WCAG 2.2 asks for in 1.4.10, Reflow.
+    Narrow,
 }
 
 /// Dropping it ends driver and browser.
@@ -110,6 +112,12 @@ impl Browser {
 
     pub fn press_key(&self, key: Key) {
         self.press(&char::from(key).to_string());
+    }
+
+    /// By how many pixels the first element that the selector finds is narrower than what is in it.
+    pub fn overhang(&self, selector: &str) -> i64 {
+        let script = "const one = document.querySelector(%); return one.scrollWidth - one.clientWidth";
+        self.run(&script.replace('%', &json!(selector).to_string())).as_i64().unwrap()
     }
 
     /// What axe-core finds that keeps somebody from using the page: serious or critical.
@@ -184,16 +192,16 @@ fn capabilities(screen: Screen, profile: &TempDir) -> Capabilities {
     let mut flags: Vec<String> = FLAGS.iter().map(|flag| (*flag).to_owned()).collect();
     flags.push(format!("--user-data-dir={}", profile.path().join("profile").display()));
     // Blink's PreferredColorScheme: 0 is dark.
+    let phone = |width: u32, height: u32| json!({"deviceMetrics": {"width": width, "height": height, "pixelRatio": 2, "touch": true}});
     let (scheme, emulation) = match screen {
-        Screen::Desktop => (1, json!({})),
-        Screen::Phone => {
-            (0, json!({"deviceMetrics": {"width": 390, "height": 844, "pixelRatio": 2, "touch": true}}))
-        }
+        Screen::Desktop => (1, None),
+        Screen::Phone => (0, Some(phone(390, 844))),
+        Screen::Narrow => (1, Some(phone(320, 640))),
     };
     flags.push(format!("--blink-settings=preferredColorScheme={scheme}"));
     flags.push("--window-size=1440,900".to_owned());
     let mut options = json!({"args": flags});
-    if matches!(screen, Screen::Phone) {
+    if let Some(emulation) = emulation {
         options["mobileEmulation"] = emulation;
     }
     let mut capabilities = Capabilities::new();

@@ -1,5 +1,11 @@
 //! The dashboard page of the running daemon, in a real browser.
 
+mod access;
+mod charts;
+mod journals;
+mod plugins;
+mod strings;
+
 use std::time::{Duration, Instant};
 
 use autoweave_usb_testbus::{Bus, Device};
@@ -10,8 +16,6 @@ use crate::browser::{Browser, Screen};
 use crate::harness::{Daemon, QUICK, StateDir, last_seq};
 
 const PAGE: &str = "http://127.0.0.1:8080/";
-
-const HOSTILE: &str = "<script>window.owned = 1</script><img src=x onerror='window.owned = 1'>";
 
 /// An expression: whether there is a row for what is in `port`.
 fn row(port: &str) -> String {
@@ -63,104 +67,6 @@ fn a_plug_is_a_row_within_a_second_and_goes_with_the_unplug() {
 }
 
 #[test]
-fn what_devices_say_of_themselves_is_text() {
-    let mut bus = desk();
-    let hostile = |text: &str| Some(text.as_bytes().to_vec());
-    let device = Device {
-        manufacturer: hostile("\"><svg onload='window.owned = 1'>"),
-        product_name: hostile(HOSTILE),
-        serial: hostile("javascript:window.owned=1"),
-        ..Device::numbered(1)
-    };
-    bus.plug("1-3", &device).unwrap();
-    let state = StateDir::new();
-    let daemon = Daemon::start(&bus, &state, QUICK);
-    let Some(browser) = Browser::start(&bus, Screen::Phone) else { return };
-    browser.open(PAGE);
-    browser.wait_for(&row("1-3"));
-    assert!(browser.text("#tree li[data-port='1-3'] .name").contains(HOSTILE));
-    assert!(browser.run("return document.title").as_str().is_some_and(|title| title.starts_with("5 USB")));
-    assert_eq!(browser.barriers(), Vec::<String>::new());
-    browser.picture("phone-dark");
-    // Away from the bar at the bottom, as a person would.
-    browser.run("document.querySelector(\"#tree li[data-port='1-3']\").scrollIntoView({ block: 'center' })");
-    browser.click("#tree li[data-port='1-3']");
-    browser.wait_for("document.getElementById('details').open");
-    assert!(browser.text("#details-title").contains(HOSTILE));
-    assert!(browser.text("#details-body").contains("javascript:window.owned=1"));
-    assert!(browser.text("#details-body").contains("bcdUSB"));
-    assert_eq!(browser.barriers(), Vec::<String>::new());
-    browser.picture("phone-dark-details");
-    let made = "return document.querySelectorAll('#tree img, #log img, main script, dialog img, dialog script').length";
-    assert_eq!(browser.run(made), 0);
-    assert_eq!(browser.run("return typeof window.owned"), "undefined");
-    daemon.stop();
-}
-
-#[test]
-fn after_a_restart_nothing_is_missing() {
-    let mut bus = desk();
-    let state = StateDir::new();
-    let daemon = Daemon::start(&bus, &state, QUICK);
-    let Some(browser) = Browser::start(&bus, Screen::Desktop) else { return };
-    browser.open(PAGE);
-    browser.wait_for(&row("1-1.2"));
-    bus.cycle(&["1-2"], 3).unwrap();
-    browser.wait_for("document.getElementById('events-shown').textContent === 'live'");
-    daemon.stop();
-    browser.wait_for("document.getElementById('verdict').textContent === 'no answer'");
-    bus.unplug("1-1.2").unwrap();
-    bus.plug("1-3", &Device::numbered(3)).unwrap();
-    let daemon = Daemon::start(&bus, &state, QUICK);
-    bus.plug("1-4", &Device::numbered(4)).unwrap();
-    browser.wait_for(&format!("{} && {} && !({})", row("1-3"), row("1-4"), row("1-1.2")));
-    let expected: Vec<u64> = (1..=last_seq(&state)).rev().collect();
-    assert_eq!(listed(&browser), expected);
-    browser.wait_for("document.getElementById('verdict').textContent === 'ok'");
-    daemon.stop();
-}
-
-#[test]
-fn a_page_that_followed_another_journal_begins_anew() {
-    let mut bus = desk();
-    let (one, other) = (StateDir::new(), StateDir::new());
-    let daemon = Daemon::start(&bus, &one, QUICK);
-    let Some(browser) = Browser::start(&bus, Screen::Desktop) else { return };
-    browser.open(PAGE);
-    bus.cycle(&["1-2"], 10).unwrap();
-    browser.wait_for("Number(document.querySelector('#log li')?.dataset.seq) >= 20");
-    daemon.stop();
-    bus.unplug("1-2").unwrap();
-    let daemon = Daemon::start(&bus, &other, QUICK);
-    browser.wait_for(&format!("!({})", row("1-2")));
-    assert_eq!(listed(&browser), (1..=last_seq(&other)).rev().collect::<Vec<_>>());
-    daemon.stop();
-}
-
-#[test]
-fn a_token_is_asked_for_and_kept_in_the_tab() {
-    let bus = desk();
-    let state = StateDir::new();
-    let env = [QUICK, &[("AUTOWEAVE_USB__MONITORING__TOKEN", "s3cret")]].concat();
-    let daemon = Daemon::start(&bus, &state, &env);
-    let Some(browser) = Browser::start(&bus, Screen::Desktop) else { return };
-    browser.open(PAGE);
-    browser.wait_for("document.getElementById('ask').open");
-    assert_eq!(browser.barriers(), Vec::<String>::new());
-    browser.press("wrong");
-    browser.press_key(Key::Enter);
-    browser.wait_for("document.getElementById('ask').open && document.getElementById('ask-why').textContent.includes('refused')");
-    assert_eq!(browser.run("return document.querySelectorAll('#tree li').length"), 0);
-    browser.press("s3cret");
-    browser.press_key(Key::Enter);
-    browser.wait_for(&row("1-2"));
-    browser.open(PAGE);
-    browser.wait_for(&row("1-2"));
-    assert_eq!(browser.run("return document.getElementById('ask').open"), false);
-    assert!(!daemon.stop().contains("s3cret"));
-}
-
-#[test]
 fn everything_can_be_done_by_keyboard() {
     let bus = desk();
     let state = StateDir::new();
@@ -174,6 +80,12 @@ fn everything_can_be_done_by_keyboard() {
     browser.press("sandisk");
     browser.wait_for("document.querySelectorAll('#tree li').length === 2");
     assert_eq!(browser.text("#shown"), "1 of 4");
+    assert_eq!(browser.barriers(), Vec::<String>::new());
+    // What is found stays to be seen: there is nothing to fold.
+    browser.run("document.querySelector('#tree li').focus()");
+    browser.press_key(Key::Left);
+    assert_eq!(browser.run("return document.querySelectorAll('#tree li').length"), 2);
+    assert_eq!(browser.run("return document.querySelectorAll('#tree [aria-expanded]').length"), 0);
     browser.run("const query = document.getElementById('query'); query.value = ''; query.dispatchEvent(new Event('input'))");
     browser.wait_for("document.querySelectorAll('#tree li').length === 4");
     browser.run("document.querySelector('#tree li').focus()");
@@ -191,6 +103,31 @@ fn everything_can_be_done_by_keyboard() {
     browser.press_key(Key::Escape);
     browser.wait_for("!document.getElementById('details').open");
     assert_eq!(focused(), "1-2");
+    browser.run("document.querySelector('#log li button').focus()");
+    browser.press_key(Key::Down);
+    browser.press_key(Key::Enter);
+    browser.wait_for("document.getElementById('details').open");
+    browser.press_key(Key::Escape);
+    browser.wait_for("!document.getElementById('details').open");
+    let place = "return [...document.querySelectorAll('#log button')].indexOf(document.activeElement)";
+    assert_eq!(browser.run(place), 1);
+    daemon.stop();
+}
+
+#[test]
+fn what_is_wrong_is_said_at_the_top() {
+    let bus = desk();
+    let state = StateDir::new();
+    // Nobody listens on a port that low.
+    let daemon = Daemon::start(&bus, &state, &[QUICK, &[("REDIS_URL", "redis://127.0.0.1:1")]].concat());
+    let Some(browser) = Browser::start(&bus, Screen::Narrow) else { return };
+    browser.open(PAGE);
+    browser.wait_for("document.getElementById('verdict').textContent === 'degraded'");
+    browser.wait_for("document.getElementById('stream').textContent === 'Redis down'");
+    browser.wait_for("document.getElementById('lag').textContent === '4 events'");
+    assert!(browser.text("#notice").contains("Redis"));
+    assert_eq!(browser.overhang("html"), 0);
+    assert_eq!(browser.barriers(), Vec::<String>::new());
     daemon.stop();
 }
 

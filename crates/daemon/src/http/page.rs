@@ -35,7 +35,10 @@ const FILES: &[(&str, &str, &str)] = &[
     file!("/page/events.js", SCRIPT, "events.js"),
     file!("/page/details.js", SCRIPT, "details.js"),
     file!("/page/charts.js", SCRIPT, "charts.js"),
+    file!("/page/rates.js", SCRIPT, "rates.js"),
     file!("/page/status.js", SCRIPT, "status.js"),
+    file!("/page/latency.js", SCRIPT, "latency.js"),
+    file!("/page/plugins.js", SCRIPT, "plugins.js"),
 ];
 
 /// Routes to all files of the page.

@@ -3,13 +3,17 @@
 // The token goes into a header with every request, also of the event stream, which is therefore read by fetch: a
 // cookie would be sent along by any page that makes the browser ask, and EventSource cannot send headers.
 
-import { byId } from "./dom.js";
+import { byId, setText } from "./dom.js";
 
 const KEY = "autoweave-usbd token";
+
+/** What the configuration takes for a token, and a header can hold: visible ASCII. */
+const TOKEN = /^[!-~]+$/;
 
 /** Clocks that differ by less are taken for equal: the daemon tells whole seconds. */
 const SKEW_MS = 3000;
 
+/** The token that somebody waits for; null while nobody does. */
 let asking = null;
 let skew = 0;
 
@@ -53,17 +57,36 @@ export async function problem(response) {
 }
 
 function askForToken(wasRefused) {
-  asking ??= new Promise((resolve) => {
-    const dialog = byId("ask");
-    if (wasRefused) byId("ask-why").textContent = "The daemon refused that token. Try another.";
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
-    byId("ask-form").addEventListener("submit", () => {
-      sessionStorage.setItem(KEY, byId("token").value);
-      byId("token").value = "";
-      asking = null;
-      resolve();
-    }, { once: true });
-    dialog.showModal();
-  });
-  return asking;
+  if (asking === null) {
+    asking = Promise.withResolvers();
+    complain(wasRefused ? "The daemon refused that token. Try another." : "");
+    byId("ask").showModal();
+  }
+  return asking.promise;
 }
+
+function complain(text) {
+  setText(byId("ask-error"), text);
+  byId("token").setAttribute("aria-invalid", String(text !== ""));
+}
+
+byId("ask-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const token = byId("token").value.trim();
+  if (!TOKEN.test(token)) {
+    complain("A token has only the letters, digits and signs of ASCII, and no blanks. Was a quotation mark turned into another?");
+    return;
+  }
+  sessionStorage.setItem(KEY, token);
+  byId("token").value = "";
+  const { resolve } = asking;
+  asking = null;
+  byId("ask").close();
+  resolve();
+});
+
+// Without a token there is nothing to see: Escape, which a browser grants at the second time, only asks again.
+byId("ask").addEventListener("cancel", (event) => event.preventDefault());
+byId("ask").addEventListener("close", () => {
+  if (asking !== null) byId("ask").showModal();
+});

@@ -1,9 +1,9 @@
 // Everything that is known of one device: as it is now, as its descriptors say, and what happened to it.
 
 import { before } from "./feed.js";
-import { byId, make, setText, tile } from "./dom.js";
+import { byId, make, parts, setText, tile } from "./dom.js";
 import {
-  DESCRIPTOR, className, classes, clock, date, drivers, hex, ids, look, number, port, speed, speedName, title,
+  DESCRIPTOR, className, classes, clock, date, drivers, hex, ids, look, names, number, port, speed, speedName, visible,
 } from "./words.js";
 
 /** Older events that are looked through at a time. */
@@ -57,7 +57,7 @@ export class Details {
     this.#rendered = state;
     this.#device = device;
     byId("details-tile").replaceWith(Object.assign(tile(look(device)), { id: "details-tile" }));
-    setText(byId("details-title"), title(device));
+    byId("details-title").replaceChildren(...parts("h2", {}, names(device)).childNodes);
     setText(byId("details-place"), now === undefined ? "not connected" : `connected at ${port(device)}`);
     byId("details-place").className = now === undefined ? "gone" : "there";
     const focused = document.activeElement?.id;
@@ -109,7 +109,7 @@ function identity(device) {
   for (const [name, bytes] of Object.entries(device.raw_strings ?? {})) facts.push([`Bytes of ${name.replace("_", " ")}`, bytes]);
   const known = facts.filter(([, value]) => value !== null && value !== "");
   return make("section", {}, make("h3", { class: "unseen" }, "Device"),
-    make("dl", { class: "facts-list" }, ...known.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)))));
+    make("dl", { class: "facts-list" }, ...known.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, make("bdi", { dir: "ltr" }, visible(value)))))));
 }
 
 function interfaces(device) {

@@ -33,6 +33,12 @@ export function tile([name, tint]) {
   return element;
 }
 
+/** Text in parts, none of which can change the direction of another, nor of the whole. */
+export function parts(tag, attributes, texts) {
+  const isolated = texts.flatMap((text) => [" ", make("bdi", { dir: "ltr" }, text)]).slice(1);
+  return make(tag, attributes, ...isolated);
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** Writes only what is new: text that is written is laid out. */
@@ -59,15 +65,18 @@ export function reconcile(list, rows) {
     if (row === place) place = place.nextElementSibling;
     else list.insertBefore(row, place);
   }
-  heir?.focus({ preventScroll: true });
+  if (heir !== null) stopOf(heir).focus({ preventScroll: true });
 }
+
+/** What of a row gets the focus: its button, if it has one. */
+const stopOf = (row) => row.querySelector("button") ?? row;
 
 /** One stop of the tab key for a whole list; arrows, Page, Home and End move within it. */
 export function rove(list, onKey) {
   const rows = () => [...list.children];
   const stop = (row) => {
     list.querySelector("[tabindex='0']")?.setAttribute("tabindex", "-1");
-    row.setAttribute("tabindex", "0");
+    stopOf(row).setAttribute("tabindex", "0");
   };
   list.addEventListener("focusin", (event) => {
     const row = event.target.closest("li");
@@ -80,7 +89,7 @@ export function rove(list, onKey) {
     const at = all.indexOf(row);
     const to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + 10, PageUp: at - 10, Home: 0, End: all.length - 1 };
     if (event.key in to) {
-      all[Math.min(Math.max(to[event.key], 0), all.length - 1)].focus();
+      stopOf(all[Math.min(Math.max(to[event.key], 0), all.length - 1)]).focus();
     } else if (!onKey(event.key, row)) {
       return;
     }
@@ -89,7 +98,7 @@ export function rove(list, onKey) {
   // The stop has to be on a row that is there.
   return () => {
     if (list.firstElementChild !== null && list.querySelector("[tabindex='0']") === null) {
-      list.firstElementChild.setAttribute("tabindex", "0");
+      stopOf(list.firstElementChild).setAttribute("tabindex", "0");
     }
   };
 }

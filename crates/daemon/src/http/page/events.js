@@ -1,8 +1,9 @@
 // The newest events, newest first.
 
-import { byId, icon, make, reconcile, rove, setText } from "./dom.js";
+import { now } from "./access.js";
+import { byId, icon, make, parts, reconcile, rove, setText } from "./dom.js";
 import { matches } from "./store.js";
-import { clock, date, number, port, title } from "./words.js";
+import { clock, date, names, number, port } from "./words.js";
 
 /** Rows at a time. */
 const ROWS_MAX = 200;
@@ -14,16 +15,13 @@ export class EventList {
   #rest;
   #seen = -1;
   #search = "";
+  #today = "";
   #paused = null;
 
   /** `open` is called with the event that was chosen. */
   constructor(store, open) {
     this.#store = store;
-    this.#rest = rove(this.#list, (key, row) => {
-      if (key !== "Enter" && key !== " ") return false;
-      open(this.#rows.get(Number(row.dataset.seq)).known.event);
-      return true;
-    });
+    this.#rest = rove(this.#list, () => false);
     this.#list.addEventListener("click", (event) => {
       const row = event.target.closest("li");
       if (row !== null) open(this.#rows.get(Number(row.dataset.seq)).known.event);
@@ -33,10 +31,14 @@ export class EventList {
 
   /** Brings the list up to date with the store, the words searched for and the action picked. */
   render(words, action) {
-    const search = `${words.join(" ")}|${action}`;
+    const today = date(now());
+    const search = `${words.join(" ")}|${action}|${today}`;
     if (this.#seen === this.#store.version && this.#search === search) return;
     [this.#seen, this.#search] = [this.#store.version, search];
     const { events } = this.#store;
+    // Rows say their day only where it is another one.
+    if (this.#today !== today) this.#rows.clear();
+    this.#today = today;
     const rows = [];
     for (let at = events.length - 1; at >= 0 && rows.length < ROWS_MAX; at -= 1) {
       const known = events[at];
@@ -63,7 +65,7 @@ export class EventList {
     let row = this.#rows.get(event.seq);
     // After a new beginning the same number is another event.
     if (row?.known.event.event_id !== event.event_id) {
-      row = { known, element: build(event) };
+      row = { known, element: build(event, this.#today) };
       this.#rows.set(event.seq, row);
     }
     return row.element;
@@ -78,15 +80,17 @@ export class EventList {
   }
 }
 
-function build(event) {
+function build(event, today) {
   const { device, action, reason, edges } = event;
   const sign = make("span", { class: `sign ${action}` }, icon(action), make("span", { class: "unseen" }, `${action}ed`));
-  const row = make("li", { tabindex: "-1", "data-seq": event.seq },
-    make("time", { datetime: new Date(event.timestamp).toISOString(), title: `${date(event.timestamp)}, event ${event.seq}` }, clock(event.timestamp)),
-    sign,
-    make("span", { class: "name" }, title(device)));
+  const day = date(event.timestamp);
+  const time = make("time", { datetime: new Date(event.timestamp).toISOString(), title: `${day}, event ${event.seq}` });
+  if (day !== today) time.append(make("span", { class: "day" }, day), " ");
+  time.append(clock(event.timestamp));
+  const row = make("button", { type: "button", tabindex: "-1", "aria-haspopup": "dialog" }, time, sign,
+    parts("span", { class: "name" }, names(device)));
   if (reason !== "hotplug") row.append(make("span", { class: "tag" }, reason));
   if (edges > 1) row.append(make("span", { class: "tag", title: `joined from ${edges} plugs and unplugs` }, `×${edges}`));
   row.append(make("span", { class: "port" }, port(device)));
-  return row;
+  return make("li", { "data-seq": event.seq }, row);
 }

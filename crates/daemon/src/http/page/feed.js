@@ -1,9 +1,14 @@
 // The device table and every event after it: a snapshot, then the event stream from there on, again and again.
 
-import { Refused, ask, askJson, problem } from "./access.js";
+import { Refused, ask, askJson, now, problem } from "./access.js";
+import { SPAN_MS } from "./rates.js";
 
 /** Events before the snapshot, for the list. */
 const HISTORY = 500;
+
+/** Events that are counted at a time, and how often: as many as 100 a second make in the minutes of the chart. */
+const PAGE = 1000;
+const PAGES_BACK = 30;
 
 const RETRY_MS = 1000;
 
@@ -14,7 +19,7 @@ const SILENCE_MS = 40_000;
 export async function follow(store, tell) {
   for (;;) {
     try {
-      if (store.seq === null) await begin(store);
+      if (store.seq === null || !(await isSameJournal(store))) await begin(store);
       await listen(store, tell);
       tell(false, "The daemon ended the stream.");
     } catch (error) {
@@ -28,19 +33,39 @@ export async function follow(store, tell) {
 
 async function begin(store) {
   const { devices, seq } = await askJson("/api/v1/devices");
-  store.reset(devices, seq, await newest(seq));
+  store.reset(devices, seq, await lastBefore(seq + 1, HISTORY));
+  // It goes on by itself: nobody waits for the far end of a chart.
+  countBack(store.rates, store.events[0]?.event.seq ?? 1).catch(() => {});
 }
 
-/** The newest events up to `seq`; fewer where fewer are kept. */
-async function newest(seq) {
-  for (let count = Math.min(HISTORY, seq); count > 0; count = Math.floor(count / 2)) {
+/** Up to `count` events right before event `end`; fewer where fewer are kept. */
+async function lastBefore(end, count) {
+  for (let many = Math.min(count, end - 1); many > 0; many = Math.floor(many / 2)) {
     try {
-      return (await askJson(`/api/v1/events?since=${seq - count}&limit=${count}`)).events;
+      return (await askJson(`/api/v1/events?since=${end - 1 - many}&limit=${many}`)).events;
     } catch (error) {
       if (!(error instanceof Refused && error.status === 410)) throw error;
     }
   }
   return [];
+}
+
+/** Counts what was before event `end`, as far as the chart goes back and no further than is cheap. */
+async function countBack(rates, end) {
+  for (let page = 0; page < PAGES_BACK && end > 1 && rates.since > now() - SPAN_MS; page += 1) {
+    const events = await lastBefore(end, PAGE);
+    if (events.length === 0) return;
+    rates.countOlder(events);
+    end = events[0].seq;
+  }
+}
+
+/** Whether the event at the page's position is still the one that the page has: another journal has another. */
+async function isSameJournal(store) {
+  const last = store.events.at(-1)?.event;
+  if (last?.seq !== store.seq) return store.seq === 0;
+  const { events } = await askJson(`/api/v1/events?since=${last.seq - 1}&limit=1`);
+  return events[0]?.producer === last.producer && events[0].event_id === last.event_id;
 }
 
 async function listen(store, tell) {

@@ -70,7 +70,11 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-setInterval(() => rate.render(store.events, now()), RATE_MS);
+let heardAt = 0;
+setInterval(() => {
+  if (store.isLive) heardAt = now();
+  rate.render(store.rates, heardAt, now());
+}, RATE_MS);
 follow(store, (isLive, why) => {
   byId("events-shown").title = why;
   store.setLive(isLive);

@@ -1,11 +1,13 @@
 // What the page knows: the device table and the newest events. Everything in it is bounded.
 
+import { now } from "./access.js";
+import { Rates } from "./rates.js";
 import { codes, haystack, isHub, parent, port, sortKey } from "./words.js";
 
 /** What comes sooner after another event, in milliseconds, is one of many, and not marked as new: each mark is drawn. */
 const ALONE_MS = 50;
 
-/** Newest events that are kept, for the list, the chart and the devices' histories. */
+/** Newest events that are kept, for the list and the devices' histories. */
 const EVENTS_MAX = 5000;
 
 export class Store {
@@ -15,6 +17,7 @@ export class Store {
   devices = new Map();
   /** Oldest first. */
   events = [];
+  rates = new Rates();
   host = "";
   /** Whether events come in as they happen. */
   isLive = false;
@@ -31,6 +34,10 @@ export class Store {
   reset(devices, seq, history) {
     this.devices = new Map(devices.map((device) => [port(device), entry(device)]));
     this.events = history.map(record);
+    this.rates = new Rates();
+    // Where there is no event yet, there was none.
+    this.rates.since = seq === 0 ? -Infinity : now();
+    this.rates.countOlder(history);
     this.host = history.at(-1)?.host ?? this.host;
     this.seq = seq;
     this.#changed();
@@ -49,6 +56,7 @@ export class Store {
       this.devices.delete(place);
     }
     this.events.push(known);
+    this.rates.count(event);
     // In one go now and then: each cut moves all the rest.
     if (this.events.length > EVENTS_MAX * 1.2) this.events.splice(0, this.events.length - EVENTS_MAX);
     this.host = event.host;

@@ -1,9 +1,9 @@
 // What is connected, by hub and port: a flat list in the order of ports, indented, so that 500 devices are 500 rows.
 
 import { now } from "./access.js";
-import { byId, icon, make, reconcile, rove, setText, tile } from "./dom.js";
+import { byId, icon, make, parts, reconcile, rove, setText, tile } from "./dom.js";
 import { matches } from "./store.js";
-import { className, classes, drivers, ids, look, number, port, speed, title } from "./words.js";
+import { className, classes, drivers, ids, look, names, number, port, speed } from "./words.js";
 
 /** How long a new row is marked, in milliseconds. */
 const NEW_MS = 2000;
@@ -52,8 +52,9 @@ export class Tree {
       if (hiddenBelow !== null && one.key.startsWith(hiddenBelow)) continue;
       hiddenBelow = null;
       if (shown !== null && !shown.has(one)) continue;
-      const isParent = parents.has(one.port);
-      const isCollapsed = isParent && !isFiltered && this.#collapsed.has(one.port);
+      // What is found is shown, so that there is nothing to fold then.
+      const isParent = parents.has(one.port) && !isFiltered;
+      const isCollapsed = isParent && this.#collapsed.has(one.port);
       if (isCollapsed) hiddenBelow = below(one);
       rows.push(this.#row(one, { level, isParent, isCollapsed, isDim: isFiltered && !isFound.has(one) }));
     }
@@ -152,7 +153,7 @@ function build(one) {
   const element = make("li", { role: "treeitem", tabindex: "-1", "data-port": one.port },
     twisty,
     tile(look(device)),
-    make("span", { class: "what" }, make("span", { class: "name" }, title(device)), make("span", { class: "facts" }, facts)),
+    make("span", { class: "what" }, parts("span", { class: "name" }, names(device)), make("span", { class: "facts" }, facts)),
     make("span", { class: "where" }, make("span", { class: "port" }, port(device)), make("span", { class: "ids" }, ids(device))),
     make("span", { class: "speed" }, speed(device.speed_mbps)));
   if (one.isNew && now() - one.since < NEW_MS) element.classList.add("new");

@@ -77,16 +77,25 @@ export function look(device) {
   return [(code === 0x03 && BOOT.get(boot?.protocol)) || icon, tint];
 }
 
-/** What the device calls itself, else its ids. The maker of a root hub is the kernel, which says nothing. */
-export function title(device) {
+/** What the device calls itself, else its ids, in parts. The maker of a root hub is the kernel, which says nothing. */
+export function names(device) {
   const product = said(device.product);
   const maker = device.port_path === "0" ? null : said(device.manufacturer);
-  if (product === null) return maker === null ? `Device ${ids(device)}` : `${maker} ${ids(device)}`;
+  if (product === null) return [maker ?? "Device", ids(device)];
   const repeats = maker !== null && product.toLowerCase().startsWith(maker.toLowerCase());
-  return maker === null || repeats ? product : `${maker} ${product}`;
+  return maker === null || repeats ? [product] : [maker, product];
 }
 
-const said = (text) => (text === null || text.trim() === "" ? null : text.trim());
+export const title = (device) => names(device).join(" ");
+
+const said = (text) => (text === null || text.trim() === "" ? null : visible(text.trim()));
+
+/** Characters without a shape of their own: some turn what is around them, some look like nothing. */
+const SHAPELESS = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]/gu;
+
+/** Text of somebody else's, with each character in it to be seen. */
+export const visible = (text) =>
+  text.replace(SHAPELESS, (one) => `\u2039U+${hex(one.codePointAt(0), 4).toUpperCase()}\u203a`);
 
 export function speed(mbps) {
   if (mbps === null) return "";
@@ -157,4 +166,4 @@ export const DESCRIPTOR = {
 
 const bcd = (value) => `${hex(value >> 8, 1)}.${hex(value & 0xff, 2)}`;
 
-const string = (index, text) => (index === 0 ? "none" : text ?? "not readable");
+const string = (index, text) => (index === 0 ? "none" : text === null ? "not readable" : visible(text));
