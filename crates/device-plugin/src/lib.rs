@@ -4,7 +4,7 @@
 //! - [`Inventory`] says which devices belong to which resource, under which id; it does no I/O. [`Memory`] is
 //!   the file that has the ids from one run to the next.
 //! - [`Server`] tells the kubelet and answers it, on a thread of its own: a socket a resource, made anew and
-//!   registered again whenever the kubelet starts.
+//!   registered again whenever the kubelet starts or ceases to watch.
 //! - [`api`] is the messages.
 //!
 //! What a slow kubelet has not been told yet is only ever the newest list.
@@ -21,6 +21,7 @@ mod memory;
 mod plugin;
 mod server;
 mod service;
+mod watchers;
 
 pub use error::Error;
 pub use identity::Named;

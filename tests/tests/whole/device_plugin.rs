@@ -234,6 +234,37 @@ fn a_kubelet_that_starts_is_told_of_everything() {
 }
 
 #[test]
+fn a_kubelet_that_ceases_to_watch_is_told_again() {
+    let mut node = Node::new();
+    node.bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
+    let kubelet = Kubelet::start(node.directory(), USUAL);
+    let plugin = node.start(RESOURCES);
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
+    kubelet.wait_for(KEYS, &[]);
+    for round in 1..=3 {
+        kubelet.cut();
+        wait_until("both are registered again", || kubelet.registered().len() >= 2 + 2 * round);
+        node.bus.unplug("1-1").unwrap();
+        kubelet.wait_for(STICKS, &[(STICK, UNHEALTHY)]);
+        node.bus.plug("1-1", &Device::storage("S1")).unwrap();
+        kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
+    }
+    plugin.wait_for_stderr("the kubelet does not watch autoweave.dev/usb-stick any longer");
+    assert_eq!(plugin.end(Signal::SIGTERM).code(), 0);
+}
+
+#[test]
+fn a_kubelet_that_never_watches_is_told_ever_more_seldom() {
+    let node = Node::new();
+    let kubelet = Kubelet::start(node.directory(), Manner { watches: false, ..USUAL });
+    let began = Instant::now();
+    let _plugin = node.start(RESOURCES);
+    wait_until("it is registered many times", || kubelet.registered().len() >= 14);
+    // Seven rounds with six waits between them, the first of 20 ms.
+    assert!(began.elapsed() > Duration::from_millis(20 * 63), "after {:?}", began.elapsed());
+}
+
+#[test]
 fn a_kubelet_is_told_of_nothing_before_the_bus_could_be_scanned() {
     let mut node = Node::new();
     node.bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
@@ -250,6 +281,20 @@ fn a_kubelet_is_told_of_nothing_before_the_bus_could_be_scanned() {
     kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
     let sticks = kubelet.told().into_iter().find(|told| told.resource == STICKS).unwrap();
     assert_eq!(sticks.devices.len(), 1);
+}
+
+#[test]
+fn a_resource_whose_name_is_too_long_for_a_socket_has_one() {
+    let mut node = Node::new();
+    node.bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
+    let long = format!("autoweave.dev/{}", "x".repeat(63));
+    let shared = node.directory().join("a-directory-as-deep-as-microk8s-has-it-for-the-kubelet");
+    fs::create_dir(&shared).unwrap();
+    let kubelet = Kubelet::start(&shared, USUAL);
+    let mut command = node.command(&format!("\"{long}\" = {{ class = 8 }}"));
+    let _plugin = Running::start(command.env("AUTOWEAVE_USB__DEVICE_PLUGIN__DIRECTORY", &shared));
+    kubelet.wait_for(&long, &[(STICK, HEALTHY)]);
+    assert!(kubelet.registered()[0].endpoint.len() < 32, "{:?}", kubelet.registered());
 }
 
 #[test]
