@@ -6,20 +6,23 @@ use std::sync::Arc;
 use autoweave_usb_device::{Device, Port, Selector};
 use tokio::sync::watch;
 
-use crate::identity::Identity;
+use crate::identity::{Named, identity};
 
 /// Devices of a resource that are remembered while they are unplugged. When there are more, the one that has been gone
 /// for longest is forgotten.
 const UNPLUGGED_MAX: usize = 1024;
 
 /// Where a device is for as long as it is plugged in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The port.
     pub port: Port,
     /// The address on its bus, 1 to 127; another at the next plug.
     pub address: u8,
 }
+
+/// The devices of each resource that were given ids, those first that were seen first.
+pub type Remembered = BTreeMap<String, Vec<Named>>;
 
 /// A device as the kubelet hears of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,32 +54,32 @@ struct Resource {
 /// A device that is plugged in, or was.
 #[derive(Debug)]
 struct Known {
-    identity: Identity,
-    id: String,
-    /// Where it is, or was last.
-    port: Port,
+    named: Named,
     place: Option<Place>,
     /// The number of its latest departure.
     left: u64,
 }
 
 impl Inventory {
-    /// No devices yet, for resources by their names.
-    pub fn new(resources: BTreeMap<String, Selector>) -> Self {
-        let resource = |(name, selector)| Resource {
-            name,
-            selector,
-            known: Vec::new(),
-            departures: 0,
-            listing: watch::Sender::new(Vec::new()),
+    /// Resources by their names. Devices that are remembered have their ids, and count as unplugged.
+    pub fn new(resources: BTreeMap<String, Selector>, mut remembered: Remembered) -> Self {
+        let resource = |(name, selector)| {
+            let known = remembered.remove(&name).unwrap_or_default().into_iter().zip(1..);
+            let known: Vec<_> = known.map(|(named, left)| Known { named, place: None, left }).collect();
+            let departures = known.last().map_or(0, |known| known.left);
+            Resource { name, selector, known, departures, listing: watch::Sender::new(Vec::new()) }
         };
         Self { resources: resources.into_iter().map(resource).collect() }
     }
 
-    /// What is plugged in now. A device that several resources select belongs to the one that names most of it, of
-    /// several such to the first by name: two containers must never be given the same device.
-    pub fn update<'a>(&mut self, devices: impl IntoIterator<Item = &'a Arc<Device>>) {
-        let mut present: Vec<Vec<(Identity, Place)>> = self.resources.iter().map(|_| Vec::new()).collect();
+    /// Takes in what is plugged in now; whether [`Self::remembered`] is another. Nobody is told before [`Self::tell`], so
+    /// that no id is given away that could be forgotten.
+    ///
+    /// A device that several resources select belongs to the one that names most of it, of several such to the first
+    /// by name: two containers must never be given the same device.
+    #[must_use]
+    pub fn update<'a>(&mut self, devices: impl IntoIterator<Item = &'a Arc<Device>>) -> bool {
+        let mut present: Vec<Vec<(String, Place)>> = self.resources.iter().map(|_| Vec::new()).collect();
         for device in devices {
             let selecting = self.resources.iter().zip(&mut present);
             let selecting = selecting.filter(|(resource, _)| resource.selector.selects(device));
@@ -85,83 +88,114 @@ impl Inventory {
                 selecting.rev().max_by_key(|(resource, _)| resource.selector.specificity())
             {
                 let place = Place { port: device.port(), address: device.device_address };
-                present.push((Identity::of(device), place));
+                present.push((identity(device), place));
             }
         }
-        for (resource, present) in self.resources.iter_mut().zip(present) {
-            resource.update(present);
-        }
+        let updates = self.resources.iter_mut().zip(present);
+        updates.fold(false, |is_other, (resource, present)| resource.update(present) | is_other)
+    }
+
+    /// Tells who subscribed what is another since it was told last.
+    pub fn tell(&self) {
+        self.resources.iter().for_each(Resource::tell);
     }
 
     /// The resources' names, each with its listing now and from now on.
     pub fn subscribe(&self) -> impl Iterator<Item = (String, watch::Receiver<Listing>)> {
         self.resources.iter().map(|resource| (resource.name.clone(), resource.listing.subscribe()))
     }
+
+    /// What has to be known for the ids to be the same in another run.
+    pub fn remembered(&self) -> Remembered {
+        let named = |known: &Known| known.named.clone();
+        let resource =
+            |resource: &Resource| (resource.name.clone(), resource.known.iter().map(named).collect());
+        self.resources.iter().map(resource).collect()
+    }
 }
 
 impl Resource {
-    fn update(&mut self, present: Vec<(Identity, Place)>) {
-        self.take_out(&present);
-        let is_new = |(identity, place): &(Identity, Place)| {
-            !self.known.iter().any(|known| known.place == Some(*place) && known.identity == *identity)
+    fn update(&mut self, present: Vec<(String, Place)>) -> bool {
+        let mut is_other = self.take_out(&present);
+        let mut alone: BTreeMap<String, bool> = BTreeMap::new();
+        for (identity, _) in &present {
+            alone.entry(identity.clone()).and_modify(|is_alone| *is_alone = false).or_insert(true);
+        }
+        let is_new = |(identity, place): &(String, Place)| {
+            !self.known.iter().any(|known| known.place == Some(*place) && known.named.identity == *identity)
         };
         let new: Vec<_> = present.into_iter().filter(is_new).collect();
-        // Those that are back where they were go first: of devices with one serial number, each gets its id again.
-        let (mut elsewhere, mut names) = (Vec::new(), Vec::new());
-        for (identity, place) in new {
-            if !self.put_back(&identity, place, |known| known.port == place.port) {
-                elsewhere.push((identity, place));
-            }
-        }
+        // Those that are back where they were go first.
+        let (_, elsewhere): (Vec<_>, Vec<_>) =
+            new.into_iter().partition(|(identity, place)| self.put_back(identity, *place));
+        is_other |= !elsewhere.is_empty();
         for (identity, place) in elsewhere {
-            if !self.put_back(&identity, place, |_| true) {
-                names.push((identity, place));
-            }
+            let is_alone = alone[&identity];
+            self.name(identity, place, is_alone);
         }
-        for (identity, place) in names {
-            let id = Some(identity.id()).filter(|id| !self.known.iter().any(|known| known.id == *id));
-            let id = id.unwrap_or_else(|| identity.id_in(place.port));
-            self.known.push(Known { identity, id, port: place.port, place: Some(place), left: 0 });
-        }
-        self.forget();
-        self.tell();
+        self.forget() | is_other
     }
 
-    /// Notes who is gone. Who goes by another identity now, having been read better, was never there under the old one.
-    fn take_out(&mut self, present: &[(Identity, Place)]) {
+    /// Notes who is gone. Who goes by another identity now, having been read better, was never there under the old one:
+    /// whether there was any such.
+    fn take_out(&mut self, present: &[(String, Place)]) -> bool {
+        let before = self.known.len();
         let departures = &mut self.departures;
         self.known.retain_mut(|known| {
             let Some(place) = known.place else { return true };
             let in_place = present.iter().find(|(_, other)| *other == place);
-            if in_place.is_some_and(|(identity, _)| *identity == known.identity) {
+            if in_place.is_some_and(|(identity, _)| *identity == known.named.identity) {
                 return true;
             }
             *departures += 1;
             (known.place, known.left) = (None, *departures);
             in_place.is_none()
         });
+        self.known.len() < before
     }
 
-    /// Whether a device of this identity was gone, and `is_wanted`.
-    fn put_back(&mut self, identity: &Identity, place: Place, is_wanted: impl Fn(&Known) -> bool) -> bool {
-        let is_it =
-            |known: &&mut Known| known.place.is_none() && known.identity == *identity && is_wanted(known);
-        let Some(known) = self.known.iter_mut().find(is_it) else { return false };
-        (known.port, known.place) = (place.port, Some(place));
-        true
+    /// Whether a device of this identity was gone from this port.
+    fn put_back(&mut self, identity: &str, place: Place) -> bool {
+        let is_it = |known: &&mut Known| {
+            known.place.is_none() && known.named.port == place.port && known.named.identity == identity
+        };
+        let known = self.known.iter_mut().find(is_it);
+        known.map(|known| known.place = Some(place)).is_some()
     }
 
-    fn forget(&mut self) {
+    /// Gives an id to a device that was not in this port before. A serial number says which device this is as long as no
+    /// two were seen with it; from then on the port does, too, and the first one's id stays with its port as well:
+    /// nobody could say which of them has moved.
+    fn name(&mut self, identity: String, place: Place, is_alone: bool) {
+        let mut same = self.known.iter_mut().filter(|known| known.named.identity == identity);
+        let named = match (same.next(), same.next()) {
+            (None, _) if is_alone => Named::alone(identity, place.port),
+            (Some(known), None) if is_alone && known.named.is_alone() => {
+                (known.named.port, known.place) = (place.port, Some(place));
+                return;
+            }
+            _ => Named::in_port(identity, place.port),
+        };
+        // What had this id is gone: there is one device in a port. A hash may be that of two identities.
+        self.known.retain(|known| known.named.id != named.id);
+        self.known.push(Known { named, place: Some(place), left: 0 });
+    }
+
+    /// Whether there were too many.
+    fn forget(&mut self) -> bool {
         let mut left: Vec<u64> =
             self.known.iter().filter(|known| known.place.is_none()).map(|known| known.left).collect();
-        let Some(excess) = left.len().checked_sub(UNPLUGGED_MAX).filter(|excess| *excess > 0) else { return };
+        let Some(excess) = left.len().checked_sub(UNPLUGGED_MAX).filter(|excess| *excess > 0) else {
+            return false;
+        };
         left.sort_unstable();
         let newest_forgotten = left[excess - 1];
         self.known.retain(|known| known.place.is_some() || known.left > newest_forgotten);
+        true
     }
 
     fn tell(&self) {
-        let entry = |known: &Known| Entry { id: known.id.clone(), place: known.place };
+        let entry = |known: &Known| Entry { id: known.named.id.clone(), place: known.place };
         let listing: Listing = self.known.iter().map(entry).collect();
         self.listing.send_if_modified(|told| {
             let is_new = *told != listing;
@@ -174,6 +208,7 @@ impl Resource {
 #[cfg(test)]
 mod tests {
     use autoweave_usb_device::{HexBytes, Reading};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -186,11 +221,29 @@ mod tests {
     fn inventory(resources: &[(&str, Selector)]) -> Inventory {
         Inventory::new(
             resources.iter().map(|(name, selector)| ((*name).to_owned(), selector.clone())).collect(),
+            Remembered::new(),
         )
     }
 
     fn cameras() -> Inventory {
-        inventory(&[("a.b/camera", Selector { class: Some(14), ..Selector::default() })])
+        restarted(Remembered::new())
+    }
+
+    fn restarted(remembered: Remembered) -> Inventory {
+        let cameras = Selector { class: Some(14), ..Selector::default() };
+        Inventory::new([("a.b/camera".to_owned(), cameras)].into(), remembered)
+    }
+
+    fn update(inventory: &mut Inventory, present: &[Arc<Device>]) {
+        let before = inventory.remembered();
+        let is_other = inventory.update(present);
+        assert_eq!(is_other, inventory.remembered() != before);
+        inventory.tell();
+    }
+
+    /// One of several with the same serial number.
+    fn twin(port: &str) -> Arc<Device> {
+        device(port, port.bytes().last().unwrap() - b'0', Some("S"))
     }
 
     /// `id` or `id -` for one that is unplugged, of the resource `name`.
@@ -205,7 +258,7 @@ mod tests {
 
     #[track_caller]
     fn check(inventory: &mut Inventory, present: &[Arc<Device>], expected: &[&str]) {
-        inventory.update(present);
+        update(inventory, present);
         assert_eq!(listed(inventory, "a.b/camera"), expected);
     }
 
@@ -225,11 +278,92 @@ mod tests {
     #[test]
     fn devices_with_one_serial_number_keep_their_ids_in_whatever_order_they_come_back() {
         let mut cameras = cameras();
-        let (one, two) = (device("1-1", 5, Some("S")), device("1-2", 6, Some("S")));
+        let (one, two) = (twin("1-1"), twin("1-2"));
+        check(&mut cameras, std::slice::from_ref(&one), &["046d:0825:S"]);
         check(&mut cameras, &[one.clone(), two.clone()], &["046d:0825:S", "046d:0825:S@1-2"]);
         check(&mut cameras, &[], &["046d:0825:S -", "046d:0825:S@1-2 -"]);
         check(&mut cameras, std::slice::from_ref(&two), &["046d:0825:S -", "046d:0825:S@1-2"]);
         check(&mut cameras, &[one, two], &["046d:0825:S", "046d:0825:S@1-2"]);
+    }
+
+    #[test]
+    fn devices_with_one_serial_number_that_are_there_from_the_start_are_known_by_their_ports() {
+        for order in [["1-1", "1-2"], ["1-2", "1-1"]] {
+            let mut cameras = cameras();
+            update(&mut cameras, &order.map(twin));
+            let mut ids = listed(&cameras, "a.b/camera");
+            ids.sort();
+            assert_eq!(ids, ["046d:0825:S@1-1", "046d:0825:S@1-2"]);
+        }
+    }
+
+    #[test]
+    fn once_two_had_a_serial_number_no_id_with_it_follows_a_device_to_another_port() {
+        let mut cameras = cameras();
+        check(&mut cameras, &[twin("1-3")], &["046d:0825:S"]);
+        check(&mut cameras, &[twin("1-3"), twin("1-4")], &["046d:0825:S", "046d:0825:S@1-4"]);
+        let moved = ["046d:0825:S", "046d:0825:S@1-4 -", "046d:0825:S@1-5"];
+        check(&mut cameras, &[twin("1-3"), twin("1-5")], &moved);
+        let three = ["046d:0825:S", "046d:0825:S@1-4", "046d:0825:S@1-5"];
+        check(&mut cameras, &[twin("1-3"), twin("1-4"), twin("1-5")], &three);
+        let alone = ["046d:0825:S -", "046d:0825:S@1-4 -", "046d:0825:S@1-5 -", "046d:0825:S@1-6"];
+        check(&mut cameras, &[twin("1-6")], &alone);
+    }
+
+    #[test]
+    fn ids_outlive_a_restart() {
+        let mut cameras = cameras();
+        check(&mut cameras, &[twin("1-4")], &["046d:0825:S"]);
+        check(&mut cameras, &[twin("1-3"), twin("1-4")], &["046d:0825:S", "046d:0825:S@1-3"]);
+        let mut again = restarted(cameras.remembered());
+        check(&mut again, &[twin("1-3"), twin("1-4")], &["046d:0825:S", "046d:0825:S@1-3"]);
+        assert_eq!(again.remembered(), cameras.remembered());
+        let mut without_one = restarted(cameras.remembered());
+        check(&mut without_one, &[twin("1-3")], &["046d:0825:S -", "046d:0825:S@1-3"]);
+        let mut moved_meanwhile = restarted(cameras.remembered());
+        let three = ["046d:0825:S -", "046d:0825:S@1-3", "046d:0825:S@1-5"];
+        check(&mut moved_meanwhile, &[twin("1-3"), twin("1-5")], &three);
+
+        let mut single = restarted(Remembered::new());
+        check(&mut single, &[twin("1-4")], &["046d:0825:S"]);
+        check(&mut restarted(single.remembered()), &[twin("2-7")], &["046d:0825:S"]);
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_distinct_and_stay_while_a_device_does(
+            steps in proptest::collection::vec((0..6_u8, 0..4_u8, 0..8_u8), 1..40)
+        ) {
+            let mut cameras = cameras();
+            let mut present: BTreeMap<u8, Arc<Device>> = BTreeMap::new();
+            let mut ids: BTreeMap<Place, String> = BTreeMap::new();
+            for (address, (port, serial, what)) in (1..).zip(steps) {
+                let serial = [None, Some("S"), Some("S"), Some("T")][usize::from(serial)];
+                match what {
+                    0 => cameras = restarted(cameras.remembered()),
+                    1 => cameras = restarted(Remembered::new()),
+                    2 | 3 => drop(present.remove(&port)),
+                    _ => drop(present.insert(port, device(&format!("1-{}", port + 1), address, serial))),
+                }
+                // Several changes may come at once.
+                if what == 7 {
+                    continue;
+                }
+                update(&mut cameras, &present.values().cloned().collect::<Vec<_>>());
+                let (_, listing) = cameras.subscribe().next().unwrap();
+                let listing = listing.borrow().clone();
+                let distinct: std::collections::BTreeSet<_> = listing.iter().map(|entry| &entry.id).collect();
+                prop_assert_eq!(distinct.len(), listing.len(), "{:?}", listing);
+                let now = listing.iter().filter_map(|entry| Some((entry.place?, entry.id.clone())));
+                let now: BTreeMap<_, _> = now.collect();
+                prop_assert_eq!(now.len(), present.len());
+                for (place, id) in &now {
+                    let before = ids.get(place).filter(|_| what != 1);
+                    prop_assert!(before.is_none_or(|before| before == id), "{:?} became {}", before, id);
+                }
+                ids = now;
+            }
+        }
     }
 
     #[test]
@@ -246,7 +380,7 @@ mod tests {
         let both = Selector { vendor_id: Some(0x046d), ..class.clone() };
         let check = |resources: [(&str, Selector); 2], expected: [&[&str]; 2]| {
             let mut inventory = inventory(&resources);
-            inventory.update(&[device("1-1", 5, Some("S"))]);
+            update(&mut inventory, &[device("1-1", 5, Some("S"))]);
             assert_eq!(resources.map(|(name, _)| listed(&inventory, name)), expected);
         };
         check([("a.b/class", class.clone()), ("a.b/vendor", vendor)], [&["046d:0825:S"], &[]]);
@@ -258,17 +392,19 @@ mod tests {
         let mut cameras = cameras();
         let (_, mut listing) = cameras.subscribe().next().unwrap();
         for number in 0..2 * UNPLUGGED_MAX {
-            cameras.update(&[device("1-1", 5, Some(&format!("S{number}")))]);
+            update(&mut cameras, &[device("1-1", 5, Some(&format!("S{number}")))]);
             assert!(listing.has_changed().unwrap());
             listing.mark_unchanged();
         }
-        cameras.update(&[device("1-1", 5, Some(&format!("S{}", 2 * UNPLUGGED_MAX - 1)))]);
+        update(&mut cameras, &[device("1-1", 5, Some(&format!("S{}", 2 * UNPLUGGED_MAX - 1)))]);
         assert!(!listing.has_changed().unwrap());
         // Each was taken for the one before, read better: nothing is left of those.
         assert_eq!(listing.borrow().len(), 1);
         for number in 0..2 * UNPLUGGED_MAX {
-            cameras.update(&[device("1-1", 5, Some(&format!("T{number}")))]);
-            cameras.update([]);
+            assert!(cameras.update(&[device("1-1", 5, Some(&format!("T{number}")))]));
+            // One is forgotten for each that goes.
+            assert_eq!(cameras.update([]), number >= UNPLUGGED_MAX);
+            cameras.tell();
         }
         let listed = listed(&cameras, "a.b/camera");
         assert_eq!(listed.len(), UNPLUGGED_MAX);

@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::Error;
 use crate::directory::Directory;
+use crate::identity::hash;
 use crate::kubelet::{Unregistered, register};
 use crate::service::Service;
 
@@ -33,6 +34,9 @@ const SEND_BUFFER_BYTES: usize = 16 * 1024;
 
 /// Tries to make a socket that is taken away before it is in its place.
 const BIND_TRIES: u32 = 10;
+
+/// The longest path of a socket: a byte less than `sun_path` has (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 /// How long to wait when no connection can be accepted, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -62,8 +66,7 @@ struct Bound {
 impl Plugin {
     /// Serves nothing yet.
     pub fn new(service: Service, directory: &Directory) -> Self {
-        // Only one character of a resource's name cannot be part of a file's, and `_` is in no domain.
-        let endpoint = format!("{}.sock", service.resource.replace('/', "_"));
+        let endpoint = endpoint(directory, &service.resource);
         let path = directory.join(&endpoint);
         Self { service, endpoint, path, bound: None, is_registered: false, told: String::new() }
     }
@@ -73,7 +76,8 @@ impl Plugin {
     /// # Errors
     /// It cannot be made, or somebody else's is in its place.
     pub fn ensure_bound(&mut self) -> Result<(), Error> {
-        let failed = |source| Error::Socket { path: self.path.clone(), source };
+        let path = self.path.clone();
+        let failed = |source| Error::Socket { path, source };
         if let Some(bound) = &self.bound {
             match fs::symlink_metadata(&self.path) {
                 Ok(metadata) if identity(&metadata) == bound.file => return Ok(()),
@@ -89,7 +93,7 @@ impl Plugin {
 
     /// The socket comes into its place at once, over an earlier plugin's: one that still runs has to see it, and no gap
     /// that it would fill.
-    fn bind(&self) -> io::Result<Bound> {
+    fn bind(&mut self) -> io::Result<Bound> {
         let there = fs::symlink_metadata(&self.path);
         if there.is_ok_and(|metadata| !metadata.file_type().is_socket()) {
             return Err(io::Error::new(ErrorKind::AlreadyExists, "something that is no socket is there"));
@@ -103,6 +107,8 @@ impl Plugin {
                 bound => break bound?,
             }
         };
+        // Who watches the socket before is lost with it.
+        self.service.watchers = Arc::new(self.service.watchers.anew());
         let mut serving = JoinSet::new();
         serving.spawn(serve(listener, Arc::new(self.service.clone())));
         Ok(Bound { file, _serving: serving })
@@ -114,6 +120,8 @@ impl Plugin {
     /// The kubelet said no. Where it is only absent, [`Self::is_registered`] stays false.
     pub async fn register(&mut self, directory: &Directory) -> Result<(), Error> {
         let resource = &self.service.resource;
+        // Who watches from now on is this kubelet.
+        self.service.watchers.take_lost();
         match register(&directory.kubelet(), &self.endpoint, resource).await {
             Ok(()) => {
                 info!("the kubelet knows {resource}");
@@ -121,15 +129,28 @@ impl Plugin {
                 self.told.clear();
                 Ok(())
             }
-            Err(Unregistered::Absent(reason)) => {
+            // A kubelet refuses whom it cannot ask back, as when the socket was taken away meanwhile: it is made anew.
+            Err(Unregistered::Refused(reason)) if self.path.exists() => {
+                Err(Error::Refused { resource: resource.clone(), reason })
+            }
+            Err(Unregistered::Absent(reason) | Unregistered::Refused(reason)) => {
                 if self.told != reason {
                     warn!("the kubelet cannot be told of {resource} yet: {reason:?}");
                     self.told = reason;
                 }
                 Ok(())
             }
-            Err(Unregistered::Refused(reason)) => Err(Error::Refused { resource: resource.clone(), reason }),
         }
+    }
+
+    /// Whether the kubelet has watched and does no longer; it then has to be told again.
+    pub fn take_lost(&mut self) -> bool {
+        let is_lost = self.service.watchers.take_lost();
+        if is_lost {
+            warn!("the kubelet does not watch {} any longer", self.service.resource);
+            self.is_registered = false;
+        }
+        is_lost
     }
 
     /// Takes the socket away if it is still ours.
@@ -139,6 +160,17 @@ impl Plugin {
             // One that stays is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// The name of a resource's socket, or of one that fits where that is too long.
+fn endpoint(directory: &Directory, resource: &str) -> String {
+    // Only one character of a resource's name cannot be part of a file's, and `_` is in no domain.
+    let name = format!("{}.sock", resource.replace('/', "_"));
+    if directory.join(&name).as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        name
+    } else {
+        format!("{}.sock", hash(resource.as_bytes()))
     }
 }
 

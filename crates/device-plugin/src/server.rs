@@ -3,13 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use autoweave_usb_device::Port;
 use futures_util::future::{Either, select};
 use tokio::runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -18,8 +19,10 @@ use crate::directory::Directory;
 use crate::inventory::Listing;
 use crate::plugin::Plugin;
 use crate::service::Service;
+use crate::watchers::Watchers;
 
-/// Between two tries to reach a kubelet that is there but does not listen yet, the first and the longest.
+/// Between two tries to reach a kubelet that is there but does not listen yet, or that does not watch any longer, the first
+/// and the longest.
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -99,7 +102,11 @@ impl Drop for Plugins {
 async fn serve(path: &Path, resources: Vec<Resource>, nodes: fn(Port) -> Vec<String>) -> Result<(), Error> {
     // Watched first: no start of the kubelet goes unseen.
     let directory = Directory::watch(path)?;
-    let plugin = |(resource, listing)| Plugin::new(Service { resource, listing, nodes }, &directory);
+    let lost = Arc::new(Notify::new());
+    let plugin = |(resource, listing)| {
+        let watchers = Arc::new(Watchers::new(lost.clone()));
+        Plugin::new(Service { resource, listing, nodes, watchers }, &directory)
+    };
     let mut plugins = Plugins(resources.into_iter().map(plugin).collect());
     let mut retry = RETRY_MIN;
     if !directory.kubelet().exists() {
@@ -120,9 +127,20 @@ async fn serve(path: &Path, resources: Vec<Resource>, nodes: fn(Port) -> Vec<Str
         }
         let is_done = plugins.0.iter().all(|plugin| plugin.is_registered);
         let patience = if is_done || !kubelet_is_there { PATIENCE } else { retry };
-        match timeout(patience, directory.readable()).await {
-            Ok(happened) => happened?,
-            Err(_) => retry = (retry * 2).min(RETRY_MAX),
+        let happened = pin!(timeout(patience, directory.readable()));
+        let watchers_lost = pin!(lost.notified());
+        match select(happened, watchers_lost).await {
+            Either::Left((Ok(happened), _)) => happened?,
+            Either::Left((Err(_), _)) => retry = (retry * 2).min(RETRY_MAX),
+            Either::Right(_) => {
+                // A kubelet that ends does not listen any more, and one that starts anew goes first.
+                if let Ok(happened) = timeout(retry, directory.readable()).await {
+                    happened?;
+                }
+                if plugins.0.iter_mut().fold(false, |any, plugin| plugin.take_lost() | any) {
+                    retry = (retry * 2).min(RETRY_MAX);
+                }
+            }
         }
     }
 }

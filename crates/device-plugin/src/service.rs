@@ -1,6 +1,7 @@
 //! Answers the kubelet about one resource.
 
 use std::future::ready;
+use std::sync::Arc;
 use std::time::Duration;
 
 use autoweave_usb_device::Port;
@@ -22,6 +23,7 @@ use crate::api::{
     self, AllocateRequest, AllocateResponse, Device, DevicePluginOptions, Empty, ListAndWatchResponse,
 };
 use crate::inventory::{Entry, Listing};
+use crate::watchers::{Watcher, Watchers};
 
 /// A request may be this long: room for some thousand ids.
 const REQUEST_BYTES_MAX: usize = 256 * 1024;
@@ -35,6 +37,7 @@ pub struct Service {
     pub resource: String,
     pub listing: watch::Receiver<Listing>,
     pub nodes: fn(Port) -> Vec<String>,
+    pub watchers: Arc<Watchers>,
 }
 
 /// What the plugin can do.
@@ -49,7 +52,8 @@ impl Service {
             api::GET_DEVICE_PLUGIN_OPTIONS => unary(request, |_: Empty| ready(Ok(options()))).await,
             api::LIST_AND_WATCH => {
                 let watch = |_: tonic::Request<Empty>| {
-                    ready(Ok::<_, Status>(tonic::Response::new(updates(self.listing.clone()))))
+                    let updates = updates(self.listing.clone(), self.watchers.open());
+                    ready(Ok::<_, Status>(tonic::Response::new(updates)))
                 };
                 grpc().server_streaming(service_fn(watch), request).await
             }
@@ -103,12 +107,13 @@ where
 /// The listing now, and whenever it is another and the kubelet has taken the one before: of those between, none.
 fn updates(
     mut listing: watch::Receiver<Listing>,
+    watcher: Watcher,
 ) -> impl Stream<Item = Result<ListAndWatchResponse, Status>> + Send {
     listing.mark_changed();
-    stream::unfold(listing, |mut listing| async {
+    stream::unfold((listing, watcher), |(mut listing, watcher)| async {
         listing.changed().await.ok()?;
         let devices = listing.borrow_and_update().iter().map(told).collect();
-        Some((Ok(ListAndWatchResponse { devices }), listing))
+        Some((Ok(ListAndWatchResponse { devices }), (listing, watcher)))
     })
 }
 

@@ -109,7 +109,47 @@ fn a_device_is_healthy_while_it_is_plugged_in_under_the_same_id() {
     kubelet.wait_for(KEYS, &[(two, HEALTHY), (four, UNHEALTHY)]);
 
     assert_eq!(plugin.end(Signal::SIGTERM).code(), 0);
-    assert_eq!(files(node.directory()), [api::KUBELET_SOCKET]);
+    assert_eq!(files(node.directory()), ["autoweave-usb", api::KUBELET_SOCKET]);
+}
+
+#[test]
+fn devices_with_one_serial_number_keep_their_ids_over_moves_and_restarts() {
+    const THIRD: &str = "0781:5581:S1@1-3";
+    const FIFTH: &str = "0781:5581:S1@1-5";
+    let mut node = Node::new();
+    let twin = Device::storage("S1");
+    let first = node.bus.plug_silent("1-4", &twin).unwrap();
+    let kubelet = Kubelet::start(node.directory(), USUAL);
+    let plugin = node.start(RESOURCES);
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
+    let second = node.bus.plug("1-3", &twin).unwrap();
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY), (THIRD, HEALTHY)]);
+
+    // Both are there when it starts again, in the order of their ports.
+    let own = |kubelet: &Kubelet, id| {
+        allocate(kubelet, STICKS, &[id]).unwrap().container_responses.remove(0).devices.remove(0).host_path
+    };
+    let node_of = |address: u8| format!("/dev/bus/usb/001/{address:03}");
+    assert_eq!(plugin.end(Signal::SIGTERM).code(), 0);
+    let kubelet = Kubelet::start(node.directory(), USUAL);
+    let plugin = node.start(RESOURCES);
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY), (THIRD, HEALTHY)]);
+    assert_eq!((own(&kubelet, STICK), own(&kubelet, THIRD)), (node_of(first), node_of(second)));
+
+    node.bus.unplug("1-3").unwrap();
+    node.bus.plug("1-5", &twin).unwrap();
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY), (THIRD, UNHEALTHY), (FIFTH, HEALTHY)]);
+    let third = node.bus.plug("1-3", &twin).unwrap();
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY), (THIRD, HEALTHY), (FIFTH, HEALTHY)]);
+    assert_eq!(own(&kubelet, THIRD), node_of(third));
+
+    // One that remembers nothing has ids as well, and says so.
+    drop(plugin.end(Signal::SIGKILL));
+    fs::write(node.directory().join("autoweave-usb/ids"), "what is that").unwrap();
+    let kubelet = Kubelet::start(node.directory(), USUAL);
+    let plugin = node.start(RESOURCES);
+    kubelet.wait_for(STICKS, &[(THIRD, HEALTHY), ("0781:5581:S1@1-4", HEALTHY), (FIFTH, HEALTHY)]);
+    plugin.wait_for_stderr("autoweave-usb/ids cannot be used: it is damaged");
 }
 
 #[test]
@@ -191,6 +231,70 @@ fn a_kubelet_that_starts_is_told_of_everything() {
     let kubelet = Kubelet::start(node.directory(), USUAL);
     kubelet.wait_for(STICKS, &[(STICK, UNHEALTHY)]);
     assert_eq!(plugin.end(Signal::SIGINT).code(), 0);
+}
+
+#[test]
+fn a_kubelet_that_ceases_to_watch_is_told_again() {
+    let mut node = Node::new();
+    node.bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
+    let kubelet = Kubelet::start(node.directory(), USUAL);
+    let plugin = node.start(RESOURCES);
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
+    kubelet.wait_for(KEYS, &[]);
+    for round in 1..=3 {
+        kubelet.cut();
+        wait_until("both are registered again", || kubelet.registered().len() >= 2 + 2 * round);
+        node.bus.unplug("1-1").unwrap();
+        kubelet.wait_for(STICKS, &[(STICK, UNHEALTHY)]);
+        node.bus.plug("1-1", &Device::storage("S1")).unwrap();
+        kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
+    }
+    plugin.wait_for_stderr("the kubelet does not watch autoweave.dev/usb-stick any longer");
+    assert_eq!(plugin.end(Signal::SIGTERM).code(), 0);
+}
+
+#[test]
+fn a_kubelet_that_never_watches_is_told_ever_more_seldom() {
+    let node = Node::new();
+    let kubelet = Kubelet::start(node.directory(), Manner { watches: false, ..USUAL });
+    let began = Instant::now();
+    let _plugin = node.start(RESOURCES);
+    wait_until("it is registered many times", || kubelet.registered().len() >= 14);
+    // Seven rounds with six waits between them, the first of 20 ms.
+    assert!(began.elapsed() > Duration::from_millis(20 * 63), "after {:?}", began.elapsed());
+}
+
+#[test]
+fn a_kubelet_is_told_of_nothing_before_the_bus_could_be_scanned() {
+    let mut node = Node::new();
+    node.bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
+    let (devices, aside) = (Path::new("/sys/bus/usb/devices"), Path::new("/sys/bus/usb/aside"));
+    fs::rename(devices, aside).unwrap();
+    fs::write(devices, "").unwrap();
+    let kubelet = Kubelet::start(node.directory(), USUAL);
+    let plugin = Running::start(node.command(RESOURCES).env("AUTOWEAVE_USB__MONITORING__INTERVAL", "100"));
+    let failures = || plugin.stderr().matches("the bus cannot be scanned").count();
+    wait_until("it has tried a few times", || failures() >= 3);
+    assert_eq!(files(node.directory()), [api::KUBELET_SOCKET]);
+    fs::remove_file(devices).unwrap();
+    fs::rename(aside, devices).unwrap();
+    kubelet.wait_for(STICKS, &[(STICK, HEALTHY)]);
+    let sticks = kubelet.told().into_iter().find(|told| told.resource == STICKS).unwrap();
+    assert_eq!(sticks.devices.len(), 1);
+}
+
+#[test]
+fn a_resource_whose_name_is_too_long_for_a_socket_has_one() {
+    let mut node = Node::new();
+    node.bus.plug_silent("1-1", &Device::storage("S1")).unwrap();
+    let long = format!("autoweave.dev/{}", "x".repeat(63));
+    let shared = node.directory().join("a-directory-as-deep-as-microk8s-has-it-for-the-kubelet");
+    fs::create_dir(&shared).unwrap();
+    let kubelet = Kubelet::start(&shared, USUAL);
+    let mut command = node.command(&format!("\"{long}\" = {{ class = 8 }}"));
+    let _plugin = Running::start(command.env("AUTOWEAVE_USB__DEVICE_PLUGIN__DIRECTORY", &shared));
+    kubelet.wait_for(&long, &[(STICK, HEALTHY)]);
+    assert!(kubelet.registered()[0].endpoint.len() < 32, "{:?}", kubelet.registered());
 }
 
 #[test]

@@ -38,9 +38,11 @@ pub struct Manner {
     pub version: &'static str,
     /// How much of a list it takes before it has read it, in bytes (HTTP/2's window).
     pub window: u32,
+    /// Whether it reads the lists of a plugin that registers, or ends at once.
+    pub watches: bool,
 }
 
-pub const USUAL: Manner = Manner { version: api::VERSION, window: 65_535 };
+pub const USUAL: Manner = Manner { version: api::VERSION, window: 65_535, watches: true };
 
 /// A list of a resource's devices, and when it came.
 #[derive(Clone)]
@@ -63,6 +65,7 @@ pub struct Kubelet {
     directory: PathBuf,
     known: Arc<Mutex<Known>>,
     is_reading: watch::Sender<bool>,
+    cut: watch::Sender<()>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -76,6 +79,7 @@ struct Shared {
     manner: Manner,
     known: Arc<Mutex<Known>>,
     is_reading: watch::Receiver<bool>,
+    cut: watch::Receiver<()>,
 }
 
 impl Kubelet {
@@ -86,19 +90,21 @@ impl Kubelet {
             let _ = fs::remove_file(entry.unwrap().path());
         }
         let (stop, stopped) = oneshot::channel();
-        let is_reading = watch::Sender::new(true);
+        let (is_reading, cut) = (watch::Sender::new(true), watch::Sender::new(()));
         let known = Arc::<Mutex<Known>>::default();
         let shared = Shared {
             directory: directory.to_owned(),
             manner,
             known: known.clone(),
             is_reading: is_reading.subscribe(),
+            cut: cut.subscribe(),
         };
         let thread = thread::spawn(move || {
             let listening = pin!(listen(shared));
             drop(runtime().block_on(select(listening, stopped)));
         });
-        Self { directory: directory.to_owned(), known, is_reading, stop: Some(stop), thread: Some(thread) }
+        let (stop, thread) = (Some(stop), Some(thread));
+        Self { directory: directory.to_owned(), known, is_reading, cut, stop, thread }
     }
 
     pub fn registered(&self) -> Vec<RegisterRequest> {
@@ -136,6 +142,11 @@ impl Kubelet {
     /// Stops reading lists, or goes on.
     pub fn read_on(&self, is_reading: bool) {
         self.is_reading.send_replace(is_reading);
+    }
+
+    /// Ends the streams of lists and their connections, and goes on.
+    pub fn cut(&self) {
+        self.cut.send_replace(());
     }
 
     /// Asks the plugin that serves `resource`.
@@ -205,7 +216,10 @@ async fn register(request: RegisterRequest, shared: &Shared) -> Result<Empty, St
     let mut plugin = connect(&shared.directory.join(&request.endpoint), shared.manner.window).await?;
     let options = unary(&mut plugin, api::GET_DEVICE_PLUGIN_OPTIONS, Empty {}).await?;
     shared.known.lock().unwrap().options.push(options);
-    tokio::spawn(watch_devices(plugin, request.resource_name, shared.clone()));
+    let mut cut = shared.cut.clone();
+    cut.mark_unchanged();
+    let watching = watch_devices(plugin, request.resource_name, shared.clone());
+    tokio::spawn(async move { drop(select(pin!(watching), pin!(cut.changed())).await) });
     Ok(Empty {})
 }
 
@@ -215,6 +229,9 @@ async fn watch_devices(mut plugin: Plugin, resource: String, mut shared: Shared)
     let question = tonic::Request::new(Empty {});
     let Ok(answer) = plugin.server_streaming(question, path, codec).await else { return };
     let mut lists = answer.into_inner();
+    if !shared.manner.watches {
+        return;
+    }
     while shared.is_reading.wait_for(|is_reading| *is_reading).await.is_ok() {
         let Ok(Some(list)) = lists.message().await else { return };
         let at = Instant::now();

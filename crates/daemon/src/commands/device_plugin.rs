@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use autoweave_usb_device::{DeviceTable, Reason};
-use autoweave_usb_device_plugin::{Inventory, Server};
+use autoweave_usb_device_plugin::{Inventory, Memory, Server};
 use autoweave_usb_source::{Batch, Position, Watch, has_usb, nodes};
 use tracing::{error, info, warn};
 
@@ -37,13 +37,14 @@ pub fn run(common: &Common, arguments: &DevicePlugin) -> Result<(), Failure> {
     if !has_usb() {
         info!("this machine has no USB bus");
     }
-    let mut inventory = Inventory::new(resources);
+    let memory = Memory::beside(&directory);
+    let mut inventory = Inventory::new(resources, memory.read());
+    let mut has_scanned = false;
     let mut server: Option<Server> = None;
     loop {
         let batch = watch.next_batch(PATIENCE).map_err(Failure::unavailable)?;
         // Nothing is kept for a later run, so there is nothing to read again.
         watch.journaled();
-        inventory.update(watch.table().devices());
         tell(&batch);
         if requests.take_reload() || requests.is_upgrade() {
             requests.go_on();
@@ -53,8 +54,17 @@ pub fn run(common: &Common, arguments: &DevicePlugin) -> Result<(), Failure> {
         if requests.is_stop() || has_ended {
             return server.map_or(Ok(()), Server::stop).map_err(Failure::unavailable);
         }
-        // Not before the bus was scanned: a kubelet that is told of no device takes it from the pods that have it.
-        if server.is_none() && (batch.scanned || !batch.scan_failures.is_empty()) {
+        // Not before the bus was scanned: a kubelet that is told of no device takes it from the pods that have it, and
+        // which serial numbers are whose is seen when all are there.
+        has_scanned |= batch.scanned;
+        if !has_scanned {
+            continue;
+        }
+        if inventory.update(watch.table().devices()) {
+            memory.write(&inventory.remembered());
+        }
+        inventory.tell();
+        if server.is_none() {
             let (resources, interrupter) = (inventory.subscribe().collect(), interrupter.clone());
             let started = Server::start(directory.clone(), resources, nodes, move || interrupter.interrupt());
             server = Some(started.map_err(Failure::unavailable)?);

@@ -43,7 +43,21 @@ fn resources(table: &DeTable<'_>) -> Result<BTreeMap<String, Selector>, String> 
         let selector = selector(value.get_ref());
         Ok((name.to_owned(), selector.map_err(|problem| format!("`{name}`: {problem}"))?))
     };
-    table.iter().map(resource).collect()
+    let resources: BTreeMap<_, _> = table.iter().map(resource).collect::<Result<_, String>>()?;
+    let mut names: BTreeMap<String, &str> = BTreeMap::new();
+    for name in resources.keys() {
+        if let Some(other) = names.insert(variables(name), name) {
+            return Err(format!(
+                "`{other}` and `{name}` differ in signs or capitals only, and a container's variables would not"
+            ));
+        }
+    }
+    Ok(resources)
+}
+
+/// What the names of the variables that a container gets begin with, but for capitals.
+fn variables(name: &str) -> String {
+    name.replace(|c: char| !c.is_ascii_alphanumeric(), "_").to_ascii_lowercase()
 }
 
 fn check_name(name: &str) -> Result<(), String> {

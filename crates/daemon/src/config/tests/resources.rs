@@ -59,6 +59,13 @@ fn resources_that_kubernetes_or_nobody_understands_are_refused() {
         let place = "FILE:1: `device_plugin.resources`: ";
         assert!(error.starts_with(&format!("{place}{message}")), "{name} = {value} gives {error}");
     }
+    for (one, other) in [("a.b/c-d", "a.b/c_d"), ("a-b/x", "a.b/x"), ("a.b/X", "a.b/x")] {
+        let both = format!("\"{one}\" = {{ class = 1 }}\n\"{other}\" = {{ class = 2 }}");
+        let expected = format!(
+            "{NAME}: `device_plugin.resources`: `{one}` and `{other}` differ in signs or capitals only, and a container's variables would not"
+        );
+        refused_with("", &[(NAME, &both)], &[&expected]);
+    }
     let many: String = (0..65).map(|n| format!("\"a.b/{n}\" = {{ class = 1 }}\n")).collect();
     let expected = format!("{NAME}: `device_plugin.resources`: 65 resources are too many, at most 64");
     refused_with("", &[(NAME, &many)], &[&expected]);
