@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 
 use super::monitor::Monitor;
-use super::status::{PluginStatus, RESTING};
+use super::process;
+use super::status::{PluginStatus, RESTING, StreamState};
 
 /// Upper bounds of the histogram, in microseconds: close to one another from 0.1 ms to 10 s, and two for outages.
 const BUCKETS_US: [u32; 18] = [
@@ -96,7 +97,8 @@ impl Metrics {
 /// The body of `/metrics`.
 pub fn render(monitor: &Monitor) -> String {
     let metrics = &monitor.metrics;
-    let (source, unpublished) = monitor.look(|status| (status.source, status.journal.unpublished));
+    let (source, unpublished, stream) =
+        monitor.look(|status| (status.source, status.journal.unpublished, status.stream.state));
     let mut text = Text(String::with_capacity(6 * 1024));
     text.family("usb_events_total", "counter", "Events written to the journal.");
     for ([action, source, reason], count) in metrics.events_with(source.active) {
@@ -125,12 +127,12 @@ pub fn render(monitor: &Monitor) -> String {
         text.sample("usb_source_active", &format!("{{source=\"{active}\"}}"), 1);
     }
     text.single("usb_journal_unpublished", "gauge", "Events the stream has not acknowledged.", unpublished);
+    let help = "1 while the stream takes events, as the journal always does where it is the stream.";
+    text.single("usb_stream_up", "gauge", help, u8::from(stream == StreamState::Up));
     let help = "How often the stream refused an event or did not answer.";
     text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
     plugins(&monitor.plugins(), read(&metrics.plugin_events_lost), &mut text);
-    if let Some(bytes) = resident_bytes() {
-        text.single("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", bytes);
-    }
+    process::render(&mut text);
     text.0
 }
 
@@ -170,7 +172,9 @@ fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
     }
 }
 
-struct Text(String);
+/// The text so far.
+#[derive(Debug, Default)]
+pub(super) struct Text(pub(super) String);
 
 impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
@@ -182,7 +186,7 @@ impl Text {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+    pub(super) fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, "", value);
     }
@@ -207,13 +211,6 @@ impl Histogram {
 
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
-}
-
-/// `VmRSS`, which proc(5) gives in units of 1024 bytes. `None` where there is no `/proc`.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -241,6 +238,17 @@ mod tests {
         assert!(has("usb_event_processing_duration_ms_bucket{le=\"+Inf\"} 5"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_sum 120002.002"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_count 5"), "{histogram:#?}");
+    }
+
+    #[test]
+    fn the_stream_is_up_while_it_takes_events() {
+        let monitor = Monitor::new(Status::new(StreamKind::Embedded));
+        assert_eq!(lines(&monitor, "usb_stream_up"), ["usb_stream_up 1"]);
+        let monitor = Monitor::new(Status::new(StreamKind::Redis));
+        for (state, up) in [(StreamState::Connecting, 0), (StreamState::Up, 1), (StreamState::Down, 0)] {
+            monitor.update(|status| status.stream.state = state);
+            assert_eq!(lines(&monitor, "usb_stream_up"), [format!("usb_stream_up {up}")]);
+        }
     }
 
     #[test]
@@ -288,6 +296,5 @@ mod tests {
             lines(&monitor, "usb_events_filtered_total")[1],
             "usb_events_filtered_total{rule=\"vendor_blacklist\"} 2"
         );
-        assert!(resident_bytes().is_none_or(|bytes| bytes > 100_000));
     }
 }
