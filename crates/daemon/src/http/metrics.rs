@@ -65,10 +65,10 @@ impl Metrics {
         self.plugin_events_lost.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The stream acknowledged an event that was observed at `timestamp`, in milliseconds since the Unix epoch.
-    pub fn acknowledged_now(&self, timestamp: u64) {
-        let observed = UNIX_EPOCH + Duration::from_millis(timestamp);
-        self.acknowledged(SystemTime::now().duration_since(observed).unwrap_or_default());
+    /// The stream acknowledged an event that was observed at `observed_us`, in microseconds since the Unix epoch.
+    pub fn acknowledged_now(&self, observed_us: u64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.acknowledged(now.saturating_sub(Duration::from_micros(observed_us)));
     }
 
     /// The stream acknowledged an event `elapsed` after it was observed.

@@ -56,7 +56,7 @@ impl Recorder {
         None
     }
 
-    pub fn observed(&self, _: &mut Event) -> Option<Infallible> {
+    pub fn observed(&self, _: &mut Event, _: u64) -> Option<Infallible> {
         None
     }
 

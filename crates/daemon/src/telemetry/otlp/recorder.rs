@@ -63,14 +63,15 @@ impl Recorder {
         self.traces.is_some().then(SystemTime::now)
     }
 
-    /// A trace begins with `event`, which carries where from now on.
-    pub fn observed(&self, event: &mut Event) -> Option<Span> {
+    /// A trace begins with `event`, which carries where from now on. It was observed at `observed_us`, in microseconds
+    /// since the Unix epoch.
+    pub fn observed(&self, event: &mut Event, observed_us: u64) -> Option<Span> {
         let traces = self.traces.as_deref()?;
         let name = match event.action {
             Action::Attach => "usb attach",
             Action::Detach => "usb detach",
         };
-        let builder = SpanBuilder::from_name(name).with_start_time(time(event.timestamp));
+        let builder = SpanBuilder::from_name(name).with_start_time(time(observed_us));
         // Alone in its context: whatever else this thread is at is not its parent.
         let mut span = traces.tracer.build_with_context(builder, &Context::new());
         if span.is_recording() && !traces.queue.is_full() {
@@ -99,10 +100,10 @@ impl Recorder {
         }
     }
 
-    /// Whatever is an event's store at the end has it: observed at `timestamp`, in milliseconds since the Unix epoch.
-    pub fn acknowledged(&self, timestamp: u64) {
+    /// Whatever is an event's store at the end has it: observed at `observed_us`, in microseconds since the Unix epoch.
+    pub fn acknowledged(&self, observed_us: u64) {
         if let Some(processing) = &self.processing {
-            let elapsed = SystemTime::now().duration_since(time(timestamp)).unwrap_or_default();
+            let elapsed = SystemTime::now().duration_since(time(observed_us)).unwrap_or_default();
             processing.record(milliseconds(elapsed), &[]);
         }
     }
@@ -187,9 +188,10 @@ fn span_context(origin: Traceparent) -> SpanContext {
     SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE)
 }
 
-pub(super) fn time(timestamp: u64) -> SystemTime {
+/// `us` microseconds after the Unix epoch.
+pub(super) fn time(us: u64) -> SystemTime {
     // One from elsewhere may be beyond what the system can tell.
-    UNIX_EPOCH.checked_add(Duration::from_millis(timestamp)).unwrap_or_else(SystemTime::now)
+    UNIX_EPOCH.checked_add(Duration::from_micros(us)).unwrap_or_else(SystemTime::now)
 }
 
 pub(super) fn milliseconds(duration: Duration) -> f64 {
