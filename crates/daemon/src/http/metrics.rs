@@ -132,6 +132,13 @@ pub fn render(monitor: &Monitor) -> String {
     let help = "How often the stream refused an event or did not answer.";
     text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
     plugins(&monitor.plugins(), read(&metrics.plugin_events_lost), &mut text);
+    if let Some(lost) = monitor.recorder.lost() {
+        let help = "Spans, and records of the log, that no collector got.";
+        text.family("usb_telemetry_lost_total", "counter", help);
+        for (kind, count) in lost {
+            text.sample("usb_telemetry_lost_total", &format!("{{kind=\"{kind}\"}}"), count);
+        }
+    }
     process::render(&mut text);
     text.0
 }
@@ -158,7 +165,7 @@ fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
     }
     text.family("plugin_duration_ms", "histogram", "From an event's delivery to the plugin's answer, in ms.");
     for plugin in plugins {
-        let bounds = plugin.bounds_ms.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        let bounds = plugin.bounds_us.iter().map(in_ms).chain(["+Inf".to_owned()]);
         let mut count = 0;
         for (bound, bucket) in bounds.zip(&plugin.durations) {
             count += bucket;
@@ -196,7 +203,6 @@ impl Histogram {
     fn render(&self, text: &mut Text) {
         let name = "usb_event_processing_duration_ms";
         text.family(name, "histogram", "From the observation of an event to its acknowledgement, in ms.");
-        let in_ms = |bound: &u32| (f64::from(*bound) / 1_000.0).to_string();
         let bounds = BUCKETS_US.iter().map(in_ms).chain(["+Inf".to_owned()]);
         let mut count = 0;
         for (bound, bucket) in bounds.zip(&self.buckets) {
@@ -207,6 +213,11 @@ impl Histogram {
         text.sample(name, "_sum", format_args!("{}.{:03}", sum_us / 1_000, sum_us % 1_000));
         text.sample(name, "_count", count);
     }
+}
+
+/// A bound of a histogram, from microseconds.
+fn in_ms(bound_us: &u32) -> String {
+    (f64::from(*bound_us) / 1_000.0).to_string()
 }
 
 fn read(counter: &AtomicU64) -> u64 {

@@ -116,9 +116,9 @@ pub struct PluginStatus {
     /// How often it took up to each bound for an event; one more, for what took longer.
     #[serde(skip)]
     pub durations: Vec<u64>,
-    /// The bounds, in milliseconds.
+    /// The bounds, in microseconds.
     #[serde(skip)]
-    pub bounds_ms: &'static [u64],
+    pub bounds_us: &'static [u32],
     /// All it took, in microseconds.
     #[serde(skip)]
     pub sum_us: u64,

@@ -130,7 +130,7 @@ fn what_plugins_said_is_for_those_who_know_the_token() {
         crashes: 5,
         last_error: Some("it broke the protocol: \"SERIAL A17\"".to_owned()),
         durations: Vec::new(),
-        bounds_ms: &[],
+        bounds_us: &[],
         sum_us: 0,
     };
     fixture.monitor.set_plugins(Box::new(move || vec![plugin.clone()]));

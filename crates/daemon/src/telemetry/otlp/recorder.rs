@@ -16,6 +16,7 @@ use opentelemetry::{Context, ContextGuard, KeyValue, SpanId, TraceId};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
+use super::losses::Losses;
 use super::meters;
 use super::queue::Queue;
 
@@ -27,6 +28,7 @@ pub(super) const SCOPE: &str = "autoweave-usbd";
 pub struct Recorder {
     traces: Option<Arc<Traces>>,
     processing: Option<Histogram<f64>>,
+    losses: Option<Arc<Losses>>,
     #[cfg(target_os = "linux")]
     pub(super) hooks: Option<Histogram<f64>>,
 }
@@ -47,15 +49,22 @@ impl Recorder {
         traces: Option<&SdkTracerProvider>,
         metrics: Option<&SdkMeterProvider>,
         queue: Arc<Queue>,
+        losses: Arc<Losses>,
     ) -> Self {
         let traces = traces.map(|traces| Arc::new(Traces { tracer: traces.tracer(SCOPE), queue }));
         let meter = metrics.map(|metrics| metrics.meter(SCOPE));
         Self {
             traces,
             processing: meter.as_ref().map(meters::processing),
+            losses: Some(losses),
             #[cfg(target_os = "linux")]
             hooks: meter.as_ref().map(meters::hooks),
         }
+    }
+
+    /// What of each kind no collector got since the start, where something is exported.
+    pub fn lost(&self) -> Option<[(&'static str, u64); 2]> {
+        self.losses.as_deref().map(Losses::counts)
     }
 
     /// The time, if somebody wants to know how long something takes.
