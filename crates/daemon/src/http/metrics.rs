@@ -128,7 +128,11 @@ pub fn render(monitor: &Monitor) -> String {
     }
     text.single("usb_journal_unpublished", "gauge", "Events the stream has not acknowledged.", unpublished);
     let help = "1 while the stream takes events, as the journal always does where it is the stream.";
-    text.single("usb_stream_up", "gauge", help, u8::from(stream == StreamState::Up));
+    text.family("usb_stream_up", "gauge", help);
+    // Before the first connection nobody knows; a loader of plugins that stands by makes none.
+    if stream != StreamState::Connecting {
+        text.sample("usb_stream_up", "", u8::from(stream == StreamState::Up));
+    }
     let help = "How often the stream refused an event or did not answer.";
     text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
     plugins(&monitor.plugins(), read(&metrics.plugin_events_lost), &mut text);
@@ -256,7 +260,8 @@ mod tests {
         let monitor = Monitor::new(Status::new(StreamKind::Embedded));
         assert_eq!(lines(&monitor, "usb_stream_up"), ["usb_stream_up 1"]);
         let monitor = Monitor::new(Status::new(StreamKind::Redis));
-        for (state, up) in [(StreamState::Connecting, 0), (StreamState::Up, 1), (StreamState::Down, 0)] {
+        assert!(lines(&monitor, "usb_stream_up").is_empty());
+        for (state, up) in [(StreamState::Up, 1), (StreamState::Down, 0)] {
             monitor.update(|status| status.stream.state = state);
             assert_eq!(lines(&monitor, "usb_stream_up"), [format!("usb_stream_up {up}")]);
         }
