@@ -35,7 +35,7 @@ impl Stamp {
     /// The next event.
     pub fn event(&mut self, edge: &Edge) -> Event {
         self.last_seq += 1;
-        let at = UNIX_EPOCH + Duration::from_millis(edge.timestamp);
+        let at = UNIX_EPOCH + Duration::from_micros(edge.observed_us);
         let id =
             self.ids.generate_from_datetime(at).unwrap_or_else(|overflow| overflow.commit_overflow_random());
         Event {
@@ -46,7 +46,7 @@ impl Stamp {
             reason: edge.reason,
             source: edge.source,
             host: self.host.clone(),
-            timestamp: edge.timestamp,
+            timestamp: edge.timestamp(),
             edges: edge.edges,
             seqnum: edge.seqnum,
             traceparent: None,

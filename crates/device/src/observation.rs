@@ -9,10 +9,33 @@ use crate::{Port, Reading, SourceName};
 /// A point in time on two clocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// Milliseconds since the Unix epoch: what people and events are told.
-    pub wall_ms: u64,
+    /// Microseconds since the Unix epoch, so that short durations can be measured. People, events and recordings are told
+    /// milliseconds.
+    #[serde(rename = "wall_ms", with = "milliseconds")]
+    pub wall_us: u64,
     /// Milliseconds on a clock that never jumps: what debounce windows are measured with.
     pub mono_ms: u64,
+}
+
+impl Moment {
+    /// Whole milliseconds since the Unix epoch.
+    pub fn wall_ms(self) -> u64 {
+        self.wall_us / 1_000
+    }
+}
+
+/// Microseconds as milliseconds.
+mod milliseconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+    pub fn serialize<S: Serializer>(us: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(us / 1_000)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        u64::deserialize(deserializer).map(|ms| ms.saturating_mul(1_000))
+    }
 }
 
 /// An observation with its place in the flow.
@@ -74,4 +97,20 @@ pub enum Observation {
         /// How many, where it says.
         lost: Option<u64>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recordings_have_whole_milliseconds() {
+        let moment = Moment { wall_us: 1_767_225_600_123_456, mono_ms: 7 };
+        let json = serde_json::to_string(&moment).unwrap();
+        assert_eq!(json, r#"{"wall_ms":1767225600123,"mono_ms":7}"#);
+        let read: Moment = serde_json::from_str(&json).unwrap();
+        assert_eq!((read.wall_us, read.wall_ms()), (1_767_225_600_123_000, 1_767_225_600_123));
+        let huge: Moment = serde_json::from_str(r#"{"wall_ms":18446744073709551615,"mono_ms":0}"#).unwrap();
+        assert_eq!(huge.wall_us, u64::MAX);
+    }
 }

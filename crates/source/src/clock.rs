@@ -9,8 +9,8 @@ use autoweave_usb_device::Moment;
 pub fn now() -> Moment {
     static START: OnceLock<Instant> = OnceLock::new();
     let mono = START.get_or_init(Instant::now).elapsed().as_millis();
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    // 64 bits of milliseconds last for half a billion years.
-    let ms = |ms: u128| u64::try_from(ms).unwrap_or(u64::MAX);
-    Moment { wall_ms: ms(wall), mono_ms: ms(mono) }
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    // 64 bits of microseconds last for half a million years.
+    let bounded = |time: u128| u64::try_from(time).unwrap_or(u64::MAX);
+    Moment { wall_us: bounded(wall), mono_ms: bounded(mono) }
 }

@@ -54,7 +54,7 @@ impl Recorder {
         let failed = |error| RecordError { path: path.to_owned(), error };
         let file = File::create_new(path).map_err(failed)?;
         let mut recorder = Self { path: path.to_owned(), file: BufWriter::new(file) };
-        let recorded_at = clock::now().wall_ms;
+        let recorded_at = clock::now().wall_ms();
         recorder.line(&Header { format: FORMAT.to_owned(), version: VERSION, recorded_at })?;
         Ok(recorder)
     }

@@ -297,7 +297,7 @@ mod tests {
         let observed = |number, source, observation| Observed {
             number,
             seqnum: Some(number),
-            at: Moment { wall_ms: number, mono_ms: number },
+            at: Moment { wall_us: number, mono_ms: number },
             source,
             observation,
         };

@@ -31,6 +31,8 @@ pub struct Listener {
 /// An event that the stream has.
 #[derive(Clone, Copy, Debug)]
 pub struct Acknowledged<'a> {
+    /// Its number.
+    pub seq: u64,
     /// When it was observed, in milliseconds since the Unix epoch.
     pub timestamp: u64,
     /// The trace that began with that, if one did.

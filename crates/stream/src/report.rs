@@ -74,8 +74,8 @@ impl Report {
     }
 
     pub(crate) fn acknowledged(&mut self, call: &Call, stream: &str) {
-        for &(timestamp, traceparent) in &call.origins {
-            let acknowledged = Acknowledged { timestamp, traceparent, sent: call.sent, stream };
+        for &(seq, timestamp, traceparent) in &call.origins {
+            let acknowledged = Acknowledged { seq, timestamp, traceparent, sent: call.sent, stream };
             (self.listener.on_acknowledged)(acknowledged);
         }
     }

@@ -25,8 +25,8 @@ pub(crate) struct Call {
     /// Its last event.
     pub(crate) place: Place,
     pub(crate) sent: SystemTime,
-    /// When its events were observed and their traces, of those that can be read.
-    pub(crate) origins: Vec<(u64, Option<Traceparent>)>,
+    /// The numbers of its events, when they were observed, and their traces, of those that can be read.
+    pub(crate) origins: Vec<(u64, u64, Option<Traceparent>)>,
 }
 
 /// What became of the oldest call.
@@ -64,7 +64,7 @@ impl Flight {
             for stored in batch {
                 match serde_json::from_str::<Event>(&stored.event) {
                     Ok(event) => {
-                        origins.push((event.timestamp, event.traceparent));
+                        origins.push((stored.seq, event.timestamp, event.traceparent));
                         command.arg(&values(&event, stored, producer));
                     }
                     Err(error) => {

@@ -107,6 +107,14 @@ pub enum Value {
     Resources(BTreeMap<String, Selector>),
 }
 
+/// Whether `url` names an HTTP server, as far as that can be seen without asking it.
+pub fn is_http_url(url: &str) -> bool {
+    let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    host.is_some_and(|host| {
+        !host.starts_with(['/', ':']) && !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic())
+    })
+}
+
 impl Kind {
     /// What is allowed, as in "expected …".
     pub fn expected(self) -> String {
@@ -176,16 +184,8 @@ impl Kind {
             }
             Self::Http => {
                 let url = self.text(raw, SECRET_BYTES_MAX)?;
-                let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-                let is_url = |host: &str| {
-                    !host.starts_with(['/', ':'])
-                        && !host.is_empty()
-                        && host.bytes().all(|byte| byte.is_ascii_graphic())
-                };
-                if url.is_empty() || host.is_some_and(is_url) {
-                    return Ok(Value::Text(url));
-                }
-                Err(format!("expected {}", self.expected()))
+                let is_url = url.is_empty() || is_http_url(&url);
+                if is_url { Ok(Value::Text(url)) } else { Err(format!("expected {}", self.expected())) }
             }
             Self::Url => match self.text(raw, SECRET_BYTES_MAX)?.as_str() {
                 "" => Ok(Value::Url(None)),

@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 pub use commented::commented_toml;
 pub use error::{ConfigError, Origin};
+#[cfg(feature = "otel")]
+pub use kind::is_http_url;
 pub use model::*;
 
 use environment::{Environment, FILE_VARIABLE};

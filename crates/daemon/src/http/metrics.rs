@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 
 use super::monitor::Monitor;
-use super::status::{PluginStatus, RESTING};
+use super::process;
+use super::status::{PluginStatus, RESTING, StreamState};
 
 /// Upper bounds of the histogram, in microseconds: close to one another from 0.1 ms to 10 s, and two for outages.
 const BUCKETS_US: [u32; 18] = [
@@ -64,10 +65,10 @@ impl Metrics {
         self.plugin_events_lost.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The stream acknowledged an event that was observed at `timestamp`, in milliseconds since the Unix epoch.
-    pub fn acknowledged_now(&self, timestamp: u64) {
-        let observed = UNIX_EPOCH + Duration::from_millis(timestamp);
-        self.acknowledged(SystemTime::now().duration_since(observed).unwrap_or_default());
+    /// The stream acknowledged an event that was observed at `observed_us`, in microseconds since the Unix epoch.
+    pub fn acknowledged_now(&self, observed_us: u64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.acknowledged(now.saturating_sub(Duration::from_micros(observed_us)));
     }
 
     /// The stream acknowledged an event `elapsed` after it was observed.
@@ -96,7 +97,8 @@ impl Metrics {
 /// The body of `/metrics`.
 pub fn render(monitor: &Monitor) -> String {
     let metrics = &monitor.metrics;
-    let (source, unpublished) = monitor.look(|status| (status.source, status.journal.unpublished));
+    let (source, unpublished, stream) =
+        monitor.look(|status| (status.source, status.journal.unpublished, status.stream.state));
     let mut text = Text(String::with_capacity(6 * 1024));
     text.family("usb_events_total", "counter", "Events written to the journal.");
     for ([action, source, reason], count) in metrics.events_with(source.active) {
@@ -125,12 +127,23 @@ pub fn render(monitor: &Monitor) -> String {
         text.sample("usb_source_active", &format!("{{source=\"{active}\"}}"), 1);
     }
     text.single("usb_journal_unpublished", "gauge", "Events the stream has not acknowledged.", unpublished);
+    let help = "1 while the stream takes events, as the journal always does where it is the stream.";
+    text.family("usb_stream_up", "gauge", help);
+    // Before the first connection nobody knows; a loader of plugins that stands by makes none.
+    if stream != StreamState::Connecting {
+        text.sample("usb_stream_up", "", u8::from(stream == StreamState::Up));
+    }
     let help = "How often the stream refused an event or did not answer.";
     text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
     plugins(&monitor.plugins(), read(&metrics.plugin_events_lost), &mut text);
-    if let Some(bytes) = resident_bytes() {
-        text.single("process_resident_memory_bytes", "gauge", "Resident memory size in bytes.", bytes);
+    if let Some(lost) = monitor.recorder.lost() {
+        let help = "Spans, and records of the log, that no collector got.";
+        text.family("usb_telemetry_lost_total", "counter", help);
+        for (kind, count) in lost {
+            text.sample("usb_telemetry_lost_total", &format!("{{kind=\"{kind}\"}}"), count);
+        }
     }
+    process::render(&mut text);
     text.0
 }
 
@@ -156,7 +169,7 @@ fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
     }
     text.family("plugin_duration_ms", "histogram", "From an event's delivery to the plugin's answer, in ms.");
     for plugin in plugins {
-        let bounds = plugin.bounds_ms.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+        let bounds = plugin.bounds_us.iter().map(in_ms).chain(["+Inf".to_owned()]);
         let mut count = 0;
         for (bound, bucket) in bounds.zip(&plugin.durations) {
             count += bucket;
@@ -170,7 +183,9 @@ fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
     }
 }
 
-struct Text(String);
+/// The text so far.
+#[derive(Debug, Default)]
+pub(super) struct Text(pub(super) String);
 
 impl Text {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
@@ -182,7 +197,7 @@ impl Text {
         let _ = writeln!(self.0, "{name}{labels} {value}");
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+    pub(super) fn single(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
         self.family(name, kind, help);
         self.sample(name, "", value);
     }
@@ -192,7 +207,6 @@ impl Histogram {
     fn render(&self, text: &mut Text) {
         let name = "usb_event_processing_duration_ms";
         text.family(name, "histogram", "From the observation of an event to its acknowledgement, in ms.");
-        let in_ms = |bound: &u32| (f64::from(*bound) / 1_000.0).to_string();
         let bounds = BUCKETS_US.iter().map(in_ms).chain(["+Inf".to_owned()]);
         let mut count = 0;
         for (bound, bucket) in bounds.zip(&self.buckets) {
@@ -205,15 +219,13 @@ impl Histogram {
     }
 }
 
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
+/// A bound of a histogram, from microseconds.
+fn in_ms(bound_us: &u32) -> String {
+    (f64::from(*bound_us) / 1_000.0).to_string()
 }
 
-/// `VmRSS`, which proc(5) gives in units of 1024 bytes. `None` where there is no `/proc`.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]
@@ -241,6 +253,18 @@ mod tests {
         assert!(has("usb_event_processing_duration_ms_bucket{le=\"+Inf\"} 5"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_sum 120002.002"), "{histogram:#?}");
         assert!(has("usb_event_processing_duration_ms_count 5"), "{histogram:#?}");
+    }
+
+    #[test]
+    fn the_stream_is_up_while_it_takes_events() {
+        let monitor = Monitor::new(Status::new(StreamKind::Embedded));
+        assert_eq!(lines(&monitor, "usb_stream_up"), ["usb_stream_up 1"]);
+        let monitor = Monitor::new(Status::new(StreamKind::Redis));
+        assert!(lines(&monitor, "usb_stream_up").is_empty());
+        for (state, up) in [(StreamState::Up, 1), (StreamState::Down, 0)] {
+            monitor.update(|status| status.stream.state = state);
+            assert_eq!(lines(&monitor, "usb_stream_up"), [format!("usb_stream_up {up}")]);
+        }
     }
 
     #[test]
@@ -288,6 +312,5 @@ mod tests {
             lines(&monitor, "usb_events_filtered_total")[1],
             "usb_events_filtered_total{rule=\"vendor_blacklist\"} 2"
         );
-        assert!(resident_bytes().is_none_or(|bytes| bytes > 100_000));
     }
 }

@@ -18,6 +18,7 @@ mod monitor;
 mod page;
 mod patient;
 mod problem;
+mod process;
 mod routes;
 mod server;
 mod status;

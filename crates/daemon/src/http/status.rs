@@ -111,14 +111,14 @@ pub struct PluginStatus {
     pub failed: u64,
     /// Workers that crashed, hung or broke the protocol.
     pub crashes: u64,
-    /// Why the last of them did.
+    /// Why the last of them did. May quote the plugin, and with it what is connected.
     pub last_error: Option<String>,
     /// How often it took up to each bound for an event; one more, for what took longer.
     #[serde(skip)]
     pub durations: Vec<u64>,
-    /// The bounds, in milliseconds.
+    /// The bounds, in microseconds.
     #[serde(skip)]
-    pub bounds_ms: &'static [u64],
+    pub bounds_us: &'static [u32],
     /// All it took, in microseconds.
     #[serde(skip)]
     pub sum_us: u64,
@@ -181,8 +181,8 @@ impl Status {
         };
         let problems = self.problems.iter().map(|(part, problem)| format!("{part}: {}", problem.message));
         let crashed = resting.iter().map(|plugin| {
-            let why = plugin.last_error.as_deref().unwrap_or_default();
-            format!("plugin {}: crashed too often, its events wait: {why}", plugin.name)
+            let why = plugin.last_error.iter().map(|error| format!(": {error}")).collect::<String>();
+            format!("plugin {}: crashed too often, its events wait{why}", plugin.name)
         });
         let reasons = problems.chain(crashed).collect();
         Health {

@@ -33,7 +33,7 @@ impl Pipeline {
         changes: Vec<Change>,
         mut commit: Commit,
     ) -> Result<Vec<Event>, Failure> {
-        let (mut events, mut spans) = (Vec::new(), Vec::new());
+        let (mut events, mut observed_us, mut spans) = (Vec::new(), Vec::new(), Vec::new());
         // A flapping port changes many times in a batch; only its last state is a row.
         let mut rows: BTreeMap<Port, Option<Arc<Device>>> = BTreeMap::new();
         for change in changes {
@@ -43,9 +43,10 @@ impl Pipeline {
                 }
                 Change::Edge(edge) => {
                     let mut event = self.stamp.event(&edge);
-                    spans.extend(self.monitor.recorder.observed(&mut event));
+                    spans.extend(self.monitor.recorder.observed(&mut event, edge.observed_us));
                     commit.events.push(NewEvent { event_id: event.event_id.clone(), event: json(&event)? });
                     events.push(event);
+                    observed_us.push(edge.observed_us);
                     let is_connected = edge.action == Action::Attach;
                     rows.insert(edge.device.port(), is_connected.then_some(edge.device));
                 }
@@ -66,6 +67,10 @@ impl Pipeline {
         }
         if commit != Commit::default() {
             commit.first_seq = self.journal.last_seq() + 1;
+            if self.backlog.is_some() {
+                // Before the publisher can find them.
+                events.iter().zip(&observed_us).for_each(|(event, us)| self.receipts.keep(event.seq, *us));
+            }
             // With the events, so that whoever finds the same messages again takes none twice.
             commit.meta.push((META_RECEIVED, self.watch.position().to_string()));
             kill_point("committing");
@@ -77,19 +82,19 @@ impl Pipeline {
                 group.cursor().wake();
             }
             self.mind_backlog();
-            self.count(&events);
+            self.count(&events, &observed_us);
             self.tell_monitor();
         }
         Ok(events)
     }
 
     /// What is committed is what the outside may see, and in the embedded log it is acknowledged with that.
-    fn count(&self, events: &[Event]) {
-        for event in events {
+    fn count(&self, events: &[Event], observed_us: &[u64]) {
+        for (event, observed_us) in events.iter().zip(observed_us) {
             self.monitor.metrics.event(event);
             if self.backlog.is_none() {
-                self.monitor.metrics.acknowledged_now(event.timestamp);
-                self.monitor.recorder.acknowledged(event.timestamp);
+                self.monitor.metrics.acknowledged_now(*observed_us);
+                self.monitor.recorder.acknowledged(*observed_us);
             }
         }
     }

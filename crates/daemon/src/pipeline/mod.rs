@@ -9,6 +9,7 @@ mod backlog;
 mod commit;
 mod group;
 mod publish;
+mod receipts;
 mod spool;
 
 use std::collections::HashSet;
@@ -36,6 +37,7 @@ pub use publish::settings;
 
 use backlog::Backlog;
 use publish::Publishing;
+use receipts::Receipts;
 
 /// The machine's boot, as [`system::boot_id`] calls it. Persisted name.
 const META_BOOT_ID: &str = "boot_id";
@@ -106,6 +108,7 @@ pub struct Pipeline {
     /// What has to be kept for the stream; `None`: the journal itself is the stream.
     backlog: Option<Backlog>,
     publishing: Option<Publishing>,
+    receipts: Arc<Receipts>,
     group: Option<Group>,
     is_held: bool,
     has_scanned: bool,
@@ -174,6 +177,7 @@ impl Pipeline {
             watchdog: Watchdog::from_environment(),
             backlog,
             publishing: None,
+            receipts: Arc::default(),
             group,
             is_held: false,
             has_scanned: false,
@@ -196,9 +200,8 @@ impl Pipeline {
         if let Some(settings) = redis {
             let producer = pipeline.stream_producer()?;
             let interrupter = pipeline.watch.sources().interrupter();
-            let monitor = pipeline.monitor.clone();
-            pipeline.publishing =
-                Some(Publishing::start(settings, &directory, producer, monitor, interrupter)?);
+            let told = (pipeline.monitor.clone(), pipeline.receipts.clone());
+            pipeline.publishing = Some(Publishing::start(settings, &directory, producer, told, interrupter)?);
         }
         Ok((pipeline, events))
     }

@@ -10,6 +10,7 @@ use autoweave_usb_source::Interrupter;
 use autoweave_usb_stream::{Acknowledged, Listener, Notice, Publisher, Settings, State};
 use tracing::{error, info, warn};
 
+use super::receipts::Receipts;
 use crate::config::Config;
 use crate::exit::Failure;
 use crate::http::{Monitor, Severity, StreamState};
@@ -48,15 +49,16 @@ impl Publishing {
         settings: Settings,
         directory: &Path,
         producer: String,
-        monitor: Arc<Monitor>,
+        (monitor, receipts): (Arc<Monitor>, Arc<Receipts>),
         interrupter: Interrupter,
     ) -> Result<Self, Failure> {
         let needs_producer = Arc::new(AtomicBool::new(false));
         let asks = needs_producer.clone();
         let counts = monitor.clone();
         let on_acknowledged = move |acknowledged: Acknowledged<'_>| {
-            counts.metrics.acknowledged_now(acknowledged.timestamp);
-            counts.recorder.acknowledged(acknowledged.timestamp);
+            let observed_us = receipts.observed_us(acknowledged.seq, acknowledged.timestamp);
+            counts.metrics.acknowledged_now(observed_us);
+            counts.recorder.acknowledged(observed_us);
             counts.recorder.published(&acknowledged);
             // Nothing else says so before the next event, or the interval's end.
             counts.update(|told| told.journal.unpublished = told.journal.unpublished.saturating_sub(1));

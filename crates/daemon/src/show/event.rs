@@ -18,8 +18,8 @@ const SERIAL_WIDTH_MAX: usize = 40;
 /// An event that may be days old, in local time with its date.
 pub fn event_line(event: &Event) -> String {
     let &Event { action, reason, source, timestamp, edges, seq, .. } = event;
-    let edge =
-        Edge { action, reason, source, timestamp, edges, seqnum: event.seqnum, device: event.device.clone() };
+    let (observed_us, device) = (timestamp.saturating_mul(1_000), event.device.clone());
+    let edge = Edge { action, reason, source, observed_us, edges, seqnum: event.seqnum, device };
     line(&edge, Some(seq), DATE_AND_TIME, TimeZone::system())
 }
 
@@ -35,7 +35,7 @@ fn line(edge: &Edge, seq: Option<u64>, time_format: &str, zone: TimeZone) -> Str
         Action::Detach => (RED, "- detach"),
     };
     let spans = [
-        Span::new(DIM, &time(edge.timestamp, time_format, zone)),
+        Span::new(DIM, &time(edge.timestamp(), time_format, zone)),
         Span::new(style, action),
         Span::new(PLAIN, &format!("{:PORT_WIDTH$}", device.port())),
         Span::new(DIM, &names::id(device)),
@@ -79,12 +79,11 @@ mod tests {
 
     fn edge(port: &str, action: Action, reason: Reason, edges: u32) -> Edge {
         let device = bus().into_iter().find(|device| device.port().to_string() == port).unwrap();
-        let timestamp = 1_767_225_600_123;
         Edge {
             action,
             reason,
             source: SourceName::Uevent,
-            timestamp,
+            observed_us: 1_767_225_600_123_456,
             edges,
             seqnum: None,
             device: Arc::new(device),

@@ -266,13 +266,13 @@ proptest! {
     }
 
     #[test]
-    fn an_event_is_one_harmless_line_of_bounded_length(device in hostile_device(), timestamp in any::<u64>()) {
+    fn an_event_is_one_harmless_line_of_bounded_length(device in hostile_device(), observed_us in any::<u64>()) {
         let edge = Edge {
             seqnum: None,
             action: Action::Attach,
             reason: Reason::Reboot,
             source: SourceName::Replay,
-            timestamp,
+            observed_us,
             edges: u32::MAX,
             device: Arc::new(device),
         };

@@ -52,11 +52,15 @@ impl Telemetry {
 }
 
 impl Recorder {
+    pub fn lost(&self) -> Option<[(&'static str, u64); 2]> {
+        None
+    }
+
     pub fn clock(&self) -> Option<SystemTime> {
         None
     }
 
-    pub fn observed(&self, _: &mut Event) -> Option<Infallible> {
+    pub fn observed(&self, _: &mut Event, _: u64) -> Option<Infallible> {
         None
     }
 

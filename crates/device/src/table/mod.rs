@@ -49,14 +49,21 @@ pub struct Edge {
     pub reason: Reason,
     /// Who noticed.
     pub source: SourceName,
-    /// When, in milliseconds since the Unix epoch.
-    pub timestamp: u64,
+    /// When, in microseconds since the Unix epoch.
+    pub observed_us: u64,
     /// How many observed edges it stands for, at least 1.
     pub edges: u32,
     /// The kernel's number of the last uevent it came from, if it came from one.
     pub seqnum: Option<u64>,
     /// The device.
     pub device: Arc<Device>,
+}
+
+impl Edge {
+    /// When, in milliseconds since the Unix epoch: as its event has it.
+    pub fn timestamp(&self) -> u64 {
+        self.observed_us / 1_000
+    }
 }
 
 /// Edges by what became of them, where that is no event of their own, or one nobody had told.
@@ -115,8 +122,8 @@ struct Pending {
     /// The number of the first pending observation: until it is settled, its source must keep it.
     first_number: u64,
     edges: u32,
-    /// When the published device left, in milliseconds since the Unix epoch.
-    left_at: Option<u64>,
+    /// When the published device left, in microseconds since the Unix epoch.
+    left_us: Option<u64>,
     last: Cause,
 }
 
@@ -420,7 +427,7 @@ impl DeviceTable {
             pending.edges = pending.edges.saturating_add(1);
             pending.last = cause;
             if state.present.is_none() {
-                pending.left_at.get_or_insert(cause.at.wall_ms);
+                pending.left_us.get_or_insert(cause.at.wall_us);
             }
         }
     }
@@ -452,17 +459,17 @@ impl DeviceTable {
             } else {
                 self.settle_hidden_below(port, out);
             }
-            let (edges, timestamp) = match &attach {
-                Some(_) => (1, pending.left_at.unwrap_or(pending.last.at.wall_ms)),
-                None => (pending.edges, pending.last.at.wall_ms),
+            let (edges, observed_us) = match &attach {
+                Some(_) => (1, pending.left_us.unwrap_or(pending.last.at.wall_us)),
+                None => (pending.edges, pending.last.at.wall_us),
             };
             self.state(port).published = None;
-            out.push(pending.last.change(Action::Detach, device, edges, timestamp));
+            out.push(pending.last.change(Action::Detach, device, edges, observed_us));
         }
         if let Some(device) = attach {
             let edges = (pending.edges + 1).saturating_sub(events).max(1);
             self.state(port).published = Some(device.clone());
-            out.push(pending.last.change(Action::Attach, device, edges, pending.last.at.wall_ms));
+            out.push(pending.last.change(Action::Attach, device, edges, pending.last.at.wall_us));
         }
         self.forget_if_empty(port);
     }
@@ -492,7 +499,7 @@ impl DeviceTable {
         let Some(Pending { last, .. }) = pending else { return };
         self.flush_below(port, last, out);
         if let Some(device) = self.state(port).published.take() {
-            out.push(last.change(Action::Detach, device, 1, last.at.wall_ms));
+            out.push(last.change(Action::Detach, device, 1, last.at.wall_us));
         }
     }
 
@@ -506,7 +513,7 @@ impl DeviceTable {
             if let Some(device) = self.state(child).published.take() {
                 let last = pending.map_or(cause, |pending| pending.last);
                 self.tallies.coalesced += u64::from(edges.saturating_sub(1));
-                out.push(last.change(Action::Detach, device, edges.max(1), last.at.wall_ms));
+                out.push(last.change(Action::Detach, device, edges.max(1), last.at.wall_us));
             } else {
                 self.tallies.coalesced += u64::from(edges);
             }
@@ -559,7 +566,7 @@ fn is_same(a: &Device, b: &Device) -> bool {
 
 impl Pending {
     fn none(cause: Cause) -> Self {
-        Self { first_number: cause.number, edges: 0, left_at: None, last: cause }
+        Self { first_number: cause.number, edges: 0, left_us: None, last: cause }
     }
 
     fn one(cause: Cause) -> Self {
@@ -568,8 +575,8 @@ impl Pending {
 }
 
 impl Cause {
-    fn change(self, action: Action, device: Arc<Device>, edges: u32, timestamp: u64) -> Change {
+    fn change(self, action: Action, device: Arc<Device>, edges: u32, observed_us: u64) -> Change {
         let Self { reason, source, seqnum, .. } = self;
-        Change::Edge(Edge { action, reason, source, timestamp, edges, seqnum, device })
+        Change::Edge(Edge { action, reason, source, observed_us, edges, seqnum, device })
     }
 }

@@ -27,7 +27,7 @@ fn scan(readings: &[Reading]) -> Observation {
 }
 
 fn at(ms: u64, observation: Observation) -> Observed {
-    let at = Moment { wall_ms: 1_000_000 + ms, mono_ms: ms };
+    let at = Moment { wall_us: 1_000_000_456 + 1_000 * ms, mono_ms: ms };
     Observed { number: ms, seqnum: None, at, source: SourceName::Uevent, observation }
 }
 
@@ -84,7 +84,8 @@ fn a_detach_tells_what_was_known_at_the_attach() {
     let detach = table.observe(&at(5, left("1-1", 2)), Reason::Reconcile);
     let (Change::Edge(attach), Change::Edge(detach)) = (&attach[0], &detach[0]) else { panic!("{detach:?}") };
     assert_eq!(attach.device, detach.device);
-    assert_eq!((attach.timestamp, detach.timestamp), (1_000_000, 1_000_005));
+    assert_eq!((attach.timestamp(), detach.timestamp()), (1_000_000, 1_000_005));
+    assert_eq!((attach.observed_us, detach.observed_us), (1_000_000_456, 1_000_005_456));
 }
 
 #[test]
@@ -511,7 +512,7 @@ struct World {
 impl World {
     fn observe(&mut self, observation: Observation) {
         self.number += 1;
-        let at = Moment { wall_ms: self.now, mono_ms: self.now };
+        let at = Moment { wall_us: 1_000 * self.now, mono_ms: self.now };
         let observed =
             Observed { number: self.number, seqnum: None, at, source: SourceName::Uevent, observation };
         let changes = self.table.observe(&observed, Reason::Reconcile);
@@ -535,7 +536,7 @@ impl World {
             Step::Filter(is_hidden) => {
                 let vendor_blacklist = if is_hidden { vec![0x046d] } else { Vec::new() };
                 self.policy.filters = Filters { vendor_blacklist, ..Filters::default() };
-                let at = Moment { wall_ms: self.now, mono_ms: self.now };
+                let at = Moment { wall_us: 1_000 * self.now, mono_ms: self.now };
                 let changes = self.table.set_policy(self.policy.clone(), at, SourceName::Uevent);
                 self.hear(&changes);
             }

@@ -119,22 +119,25 @@ pub struct Tallies {
     pub durations: Durations,
 }
 
-/// How long something took, counted by [`Durations::BOUNDS_MS`].
+/// How long something took, counted by [`Durations::BOUNDS_US`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Durations {
     /// One more than there are bounds: the last is for what took longer than all of them.
-    pub counts: [u64; Durations::BOUNDS_MS.len() + 1],
+    pub counts: [u64; Durations::BOUNDS_US.len() + 1],
     /// All of them together, in microseconds.
     pub sum_us: u64,
 }
 
 impl Durations {
-    /// Upper bounds, in milliseconds.
-    pub const BOUNDS_MS: [u64; 13] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000, 10_000, 30_000];
+    /// Upper bounds, in microseconds: close to one another from 0.1 ms to 10 s, and two for long deadlines.
+    pub const BOUNDS_US: [u32; 18] = [
+        100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+        2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+    ];
 
     fn add(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.counts[Self::BOUNDS_MS.partition_point(|bound| bound * 1_000 < micros)] += 1;
+        self.counts[Self::BOUNDS_US.partition_point(|bound| u64::from(*bound) < micros)] += 1;
         self.sum_us = self.sum_us.saturating_add(micros);
     }
 }

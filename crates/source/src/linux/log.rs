@@ -22,9 +22,9 @@ pub const LOG_BYTES: usize = 64 << 20;
 const RELEASE_BYTES: usize = 256 << 10;
 
 /// Of the layout here and in [`super::landing`]. What another version wrote is not read.
-const MAGIC: [u8; 16] = *b"autoweave-usb  2";
+const MAGIC: [u8; 16] = *b"autoweave-usb  3";
 
-/// Payload bytes or [`OVERRUN`], `wall_ms`, `mono_ms`: words of eight bytes.
+/// Payload bytes or [`OVERRUN`], `wall_us`, `mono_ms`: words of eight bytes.
 const HEADER_BYTES: usize = 24;
 
 /// In place of the payload's length: messages were lost here.
@@ -150,7 +150,7 @@ impl Log {
         };
         assert!(record_bytes(payload.len()) <= self.room(), "the receiver waits for room");
         let tail = self.tail();
-        for (word, index) in [length, at.wall_ms, at.mono_ms].into_iter().zip(0..) {
+        for (word, index) in [length, at.wall_us, at.mono_ms].into_iter().zip(0..) {
             self.write(tail + 8 * index, &word.to_ne_bytes());
         }
         self.write(tail + HEADER_BYTES as u64, payload);
@@ -169,7 +169,7 @@ impl Log {
             self.copy(place + 8 * index, &mut word);
             u64::from_ne_bytes(word)
         };
-        let (length, at) = (word(0), Moment { wall_ms: word(1), mono_ms: word(2) });
+        let (length, at) = (word(0), Moment { wall_us: word(1), mono_ms: word(2) });
         let payload = if length == OVERRUN { 0 } else { usize::try_from(length).ok()? };
         let number = place.checked_add(record_bytes(payload.min(LOG_BYTES)) as u64)?;
         if number > self.tail() {

@@ -315,7 +315,7 @@ mod tests {
             first.journaled(number, number);
         }
         let numbers = [5, 0, 900].map(|bytes| push(&first, bytes));
-        first.push(Moment { wall_ms: 1, mono_ms: 2 }, &Content::Overrun);
+        first.push(Moment { wall_us: 1, mono_ms: 2 }, &Content::Overrun);
         first.take();
         let id = first.id();
         drop(first);
@@ -331,7 +331,7 @@ mod tests {
         assert_eq!(texts.collect::<Vec<_>>(), [5, 0, 900]);
         assert!(matches!(
             found[3],
-            RawMessage { at: Moment { wall_ms: 1, mono_ms: 2 }, content: Content::Overrun, .. }
+            RawMessage { at: Moment { wall_us: 1, mono_ms: 2 }, content: Content::Overrun, .. }
         ));
         assert_eq!(found.len(), 4);
     }

@@ -82,7 +82,7 @@ fn observed(notices: &[Notice], counters: &Arc<Counters>) -> Vec<Observed> {
     let observe = |(index, notice): (usize, &Notice)| {
         // Helpers that ran at the same time may have looked at the clock in another order.
         mono_ms = notice.timestamp.saturating_sub(begin).max(mono_ms);
-        let at = Moment { wall_ms: notice.timestamp, mono_ms };
+        let at = Moment { wall_us: notice.timestamp.saturating_mul(1_000), mono_ms };
         let readable = devices.as_mut().filter(|_| is_there(index, notice) && Instant::now() < deadline);
         let observation = super::observation(notice, readable)?;
         Some(Observed { number: 0, seqnum: notice.seqnum, at, source: SourceName::Udev, observation })

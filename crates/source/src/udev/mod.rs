@@ -130,7 +130,7 @@ impl Observer {
         if matches!(observation, Observation::Arrived { .. }) {
             self.schedule.arrived();
         }
-        let at = Moment { wall_ms: notice.timestamp, ..clock::now() };
+        let at = Moment { wall_us: notice.timestamp.saturating_mul(1_000), ..clock::now() };
         self.send(at, notice.seqnum, observation)
     }
 

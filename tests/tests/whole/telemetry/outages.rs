@@ -101,4 +101,31 @@ fn an_endpoint_that_is_none_is_refused() {
         let refused = crate::program::finish(crate::harness::command(&env).arg("run"));
         refused.fails(64, &["OTEL_EXPORTER_OTLP_ENDPOINT", "http://"]);
     }
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
+    for (name, value) in [
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "127.0.0.1:4318"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+    ] {
+        let env = [endpoint, (name, value)];
+        crate::program::finish(crate::harness::command(&env).arg("run")).fails(64, &[name, "expected"]);
+    }
+}
+
+#[test]
+fn what_has_no_effect_and_what_is_lost_is_told() {
+    let (bus, state) = (bus(), StateDir::new());
+    let ignored = [("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"), ("OTEL_LOGS_EXPORTER", "console")];
+    let env = [QUICK, &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")], &ignored].concat();
+    let daemon = Daemon::start(&bus, &state, &env);
+    daemon.wait_until("what no collector got is counted", || {
+        let metrics = crate::http::answer("/metrics").1;
+        let lost =
+            metrics.lines().find_map(|line| line.strip_prefix("usb_telemetry_lost_total{kind=\"records\"} "));
+        lost.is_some_and(|lost| lost != "0")
+    });
+    let log = daemon.stop();
+    for (name, value) in ignored {
+        assert!(log.contains(&format!("{name}: {value:?} has no effect")), "{log}");
+    }
 }

@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::collector::{Collector, Manner, Rotel, Seen};
-use crate::harness::{Daemon, StateDir, command, events, wait_until};
+use crate::harness::{Daemon, StateDir, command, events, last_seq, wait_until};
 use crate::plugins::bed::{Bed, pairs};
 use crate::program::Running;
 use crate::redis_server::{STREAM, Server, start_at};
@@ -50,9 +50,24 @@ fn assert_family(spans: &[Seen]) {
     assert_eq!(root.parent, "", "{root:?}");
     for span in others {
         assert_eq!(span.parent, root.id, "{span:?}");
-        // The kernel's time is taken in whole milliseconds.
         assert!(span.begin >= root.begin && span.end >= span.begin, "{root:?} {span:?}");
     }
+}
+
+#[test]
+fn a_trace_begins_at_the_microsecond() {
+    let (mut bus, state, collector) = (bus(), StateDir::new(), Collector::start(Manner::Takes));
+    let daemon = Daemon::start(&bus, &state, &pairs(&exporting(&collector.url())));
+    for port in 1..=3 {
+        bus.plug(&format!("1-{port}"), &Device::receiver()).unwrap();
+    }
+    daemon.wait_until("all are told", || last_seq(&state) == 4);
+    let traces = events(&state).into_iter().map(|event| origin(&event).0);
+    let begins: Vec<u64> =
+        traces.map(|trace| collector.trace(&trace, &["usb attach"]).remove(0).begin).collect();
+    // In nanoseconds; of four, one may be at a whole millisecond.
+    assert!(begins.iter().filter(|begin| *begin % 1_000_000 != 0).count() >= 2, "{begins:?}");
+    daemon.stop();
 }
 
 #[test]

@@ -114,6 +114,44 @@ fn with_a_token_devices_and_events_are_for_those_who_know_it() {
     server.stop(PATIENCE);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn what_plugins_said_is_for_those_who_know_the_token() {
+    let fixture = Fixture::new();
+    let plugin = super::super::PluginStatus {
+        name: "p".to_owned(),
+        version: "1.0.0".to_owned(),
+        state: super::super::RESTING,
+        workers: 0,
+        waiting: 1,
+        done: 0,
+        given_up: 0,
+        failed: 0,
+        crashes: 5,
+        last_error: Some("it broke the protocol: \"SERIAL A17\"".to_owned()),
+        durations: Vec::new(),
+        bounds_us: &[],
+        sum_us: 0,
+    };
+    fixture.monitor.set_plugins(Box::new(move || vec![plugin.clone()]));
+    let health = |token: Option<&str>, headers: &str| {
+        let server = serve_for(token, Limits::DEFAULT, &fixture.monitor, fixture.dir.path());
+        let health = Client::connect(server.address()).get("/health", headers).json();
+        server.stop(PATIENCE);
+        (health["reasons"][0].as_str().unwrap().to_owned(), health["plugins"][0]["last_error"].clone())
+    };
+    let all = (
+        "plugin p: crashed too often, its events wait: it broke the protocol: \"SERIAL A17\"".to_owned(),
+        json!("it broke the protocol: \"SERIAL A17\""),
+    );
+    assert_eq!(health(None, ""), all);
+    assert_eq!(health(Some("s3cret"), "Authorization: Bearer s3cret\r\n"), all);
+    let bare = ("plugin p: crashed too often, its events wait".to_owned(), serde_json::Value::Null);
+    for headers in ["", "Authorization: Bearer s3cre\r\n"] {
+        assert_eq!(health(Some("s3cret"), headers), bare, "{headers}");
+    }
+}
+
 #[test]
 fn health_is_200_until_it_fails() {
     let mut fixture = Fixture::new();

@@ -127,7 +127,7 @@ pub fn status(Status { plugin, version, tallies, last_error, .. }: Status) -> Pl
         crashes: tallies.crashes,
         last_error: Some(last_error).filter(|error| !error.is_empty()),
         durations: tallies.durations.counts.to_vec(),
-        bounds_ms: &autoweave_usb_plugin::pool::Durations::BOUNDS_MS,
+        bounds_us: &autoweave_usb_plugin::pool::Durations::BOUNDS_US,
         sum_us: tallies.durations.sum_us,
     }
 }

@@ -37,8 +37,10 @@ impl Consumption {
     pub fn received(&self, event: &Event, asked: Option<SystemTime>, came: Option<SystemTime>) {
         let Some((asked, came)) = asked.zip(came).filter(|(asked, came)| asked <= came) else { return };
         let Some((traces, origin)) = self.recorder.traces().zip(event.traceparent) else { return };
-        // It cannot have been received before it happened, however long somebody waited for it.
-        let began = time(event.timestamp).clamp(asked, came);
+        // It cannot have been received before it happened, however long somebody waited for it. That was within the
+        // millisecond that it tells.
+        let happened = time(event.timestamp.saturating_add(1).saturating_mul(1_000));
+        let began = happened.clamp(asked, came);
         self.record(traces, origin, "receive", SpanKind::Client, began, came);
     }
 

@@ -45,6 +45,12 @@ impl Losses {
         self.records.clone()
     }
 
+    /// What of each kind was lost so far.
+    pub(super) fn counts(&self) -> [(&'static str, u64); 2] {
+        [("spans", &self.spans), ("records", &self.records)]
+            .map(|(kind, count)| (kind, count.load(Ordering::Relaxed)))
+    }
+
     /// A request failed.
     pub(super) fn fails(&self, error: &str) {
         self.say(|state, lost| state.fails(lost, Instant::now()), error);

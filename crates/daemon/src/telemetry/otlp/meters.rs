@@ -127,6 +127,13 @@ mod tests {
         assert!(families.values().all(|family| !family.help.is_empty()));
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn plugins_are_counted_by_the_same_bounds_everywhere() {
+        let bounds_us = autoweave_usb_plugin::pool::Durations::BOUNDS_US;
+        assert_eq!(bounds_us.map(|bound| f64::from(bound) / 1_000.0), BOUNDS_MS);
+    }
+
     #[test]
     fn labels_are_taken_apart() {
         let (labels, value) = sample(r#"usb_events_total{action="attach",source="uevent"} 12"#).unwrap();

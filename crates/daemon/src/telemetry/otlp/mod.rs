@@ -3,12 +3,12 @@
 mod client;
 #[cfg(target_os = "linux")]
 mod consumption;
+mod environment;
 mod losses;
 mod meters;
 mod queue;
 mod recorder;
 
-use std::env;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -30,6 +30,7 @@ use crate::http::Monitor;
 use crate::stamp;
 
 use client::Client;
+use environment::variable;
 use losses::Losses;
 use queue::{Bounded, Counted, Queue};
 
@@ -43,8 +44,8 @@ const SERVICE_NAME: &str = "autoweave-usb-daemon";
 /// What an export may take, unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a daemon that ends by an error tries to get rid of what is recorded.
-const DROP_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a daemon that ends tries at least to get rid of what is recorded.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Takes the log.
 pub type LogBridge = OpenTelemetryTracingBridge<SdkLoggerProvider, SdkLogger>;
@@ -80,6 +81,10 @@ impl Telemetry {
             return Ok(Self::default());
         }
         let base = config.telemetry_endpoint.as_deref();
+        if [TRACES, METRICS, LOGS].iter().all(|signal| signal.endpoint(base).is_none()) {
+            return Ok(Self::default());
+        }
+        environment::check(variable).map_err(Failure::usage)?;
         let resource = || resource(config);
         let losses = Arc::<Losses>::default();
         let spans = Queue::new(
@@ -115,7 +120,7 @@ impl Telemetry {
         let traces = traces.transpose().map_err(refused)?;
         let metrics = metrics.transpose().map_err(refused)?;
         let logs = logs.transpose().map_err(refused)?;
-        let recorder = Recorder::new(traces.as_ref(), metrics.as_ref(), spans);
+        let recorder = Recorder::new(traces.as_ref(), metrics.as_ref(), spans, losses.clone());
         Ok(Self { traces, metrics, logs, recorder, losses })
     }
 
@@ -142,13 +147,13 @@ impl Telemetry {
         let signals: Vec<&str> = signals.into_iter().flatten().collect();
         if !signals.is_empty() {
             info!("exporting {} over OTLP", signals.join(", "));
-            warn_of_protocol();
+            environment::unheeded(variable).iter().for_each(|said| warn!("{said}"));
         }
     }
 
-    /// Exports what is recorded, until `deadline` at the latest.
+    /// Exports what is recorded, until `deadline` or for [`STOP_PATIENCE`]: others may have taken all the time there was.
     pub fn stop(mut self, deadline: Instant) {
-        self.shut_down(deadline);
+        self.shut_down(deadline.max(Instant::now() + STOP_PATIENCE));
     }
 
     /// Side by side and on threads that are left behind if they must be: the library's own waits do not all end in time.
@@ -183,7 +188,7 @@ impl Telemetry {
 impl Drop for Telemetry {
     fn drop(&mut self) {
         if self.traces.is_some() || self.metrics.is_some() || self.logs.is_some() {
-            self.shut_down(Instant::now() + DROP_PATIENCE);
+            self.shut_down(Instant::now() + STOP_PATIENCE);
         }
     }
 }
@@ -233,22 +238,6 @@ fn resource(config: &Config) -> Resource {
         Some(name) => resource.with_service_name(name).build(),
         None => resource.build(),
     }
-}
-
-/// Other programs may be told so by the same variable, so it is no error.
-fn warn_of_protocol() {
-    if let Some(protocol) =
-        variable("OTEL_EXPORTER_OTLP_PROTOCOL").filter(|protocol| protocol != "http/protobuf")
-    {
-        warn!(
-            "OTEL_EXPORTER_OTLP_PROTOCOL: {protocol:?} is not spoken, http/protobuf is (mostly on port 4318)"
-        );
-    }
-}
-
-/// Set but empty is not set.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// What is asked when metrics are exported; the daemon may be gone by then.

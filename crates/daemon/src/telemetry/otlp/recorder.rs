@@ -16,6 +16,7 @@ use opentelemetry::{Context, ContextGuard, KeyValue, SpanId, TraceId};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
+use super::losses::Losses;
 use super::meters;
 use super::queue::Queue;
 
@@ -27,6 +28,7 @@ pub(super) const SCOPE: &str = "autoweave-usbd";
 pub struct Recorder {
     traces: Option<Arc<Traces>>,
     processing: Option<Histogram<f64>>,
+    losses: Option<Arc<Losses>>,
     #[cfg(target_os = "linux")]
     pub(super) hooks: Option<Histogram<f64>>,
 }
@@ -47,15 +49,22 @@ impl Recorder {
         traces: Option<&SdkTracerProvider>,
         metrics: Option<&SdkMeterProvider>,
         queue: Arc<Queue>,
+        losses: Arc<Losses>,
     ) -> Self {
         let traces = traces.map(|traces| Arc::new(Traces { tracer: traces.tracer(SCOPE), queue }));
         let meter = metrics.map(|metrics| metrics.meter(SCOPE));
         Self {
             traces,
             processing: meter.as_ref().map(meters::processing),
+            losses: Some(losses),
             #[cfg(target_os = "linux")]
             hooks: meter.as_ref().map(meters::hooks),
         }
+    }
+
+    /// What of each kind no collector got since the start, where something is exported.
+    pub fn lost(&self) -> Option<[(&'static str, u64); 2]> {
+        self.losses.as_deref().map(Losses::counts)
     }
 
     /// The time, if somebody wants to know how long something takes.
@@ -63,14 +72,15 @@ impl Recorder {
         self.traces.is_some().then(SystemTime::now)
     }
 
-    /// A trace begins with `event`, which carries where from now on.
-    pub fn observed(&self, event: &mut Event) -> Option<Span> {
+    /// A trace begins with `event`, which carries where from now on. It was observed at `observed_us`, in microseconds
+    /// since the Unix epoch.
+    pub fn observed(&self, event: &mut Event, observed_us: u64) -> Option<Span> {
         let traces = self.traces.as_deref()?;
         let name = match event.action {
             Action::Attach => "usb attach",
             Action::Detach => "usb detach",
         };
-        let builder = SpanBuilder::from_name(name).with_start_time(time(event.timestamp));
+        let builder = SpanBuilder::from_name(name).with_start_time(time(observed_us));
         // Alone in its context: whatever else this thread is at is not its parent.
         let mut span = traces.tracer.build_with_context(builder, &Context::new());
         if span.is_recording() && !traces.queue.is_full() {
@@ -99,10 +109,10 @@ impl Recorder {
         }
     }
 
-    /// Whatever is an event's store at the end has it: observed at `timestamp`, in milliseconds since the Unix epoch.
-    pub fn acknowledged(&self, timestamp: u64) {
+    /// Whatever is an event's store at the end has it: observed at `observed_us`, in microseconds since the Unix epoch.
+    pub fn acknowledged(&self, observed_us: u64) {
         if let Some(processing) = &self.processing {
-            let elapsed = SystemTime::now().duration_since(time(timestamp)).unwrap_or_default();
+            let elapsed = SystemTime::now().duration_since(time(observed_us)).unwrap_or_default();
             processing.record(milliseconds(elapsed), &[]);
         }
     }
@@ -187,9 +197,10 @@ fn span_context(origin: Traceparent) -> SpanContext {
     SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE)
 }
 
-pub(super) fn time(timestamp: u64) -> SystemTime {
+/// `us` microseconds after the Unix epoch.
+pub(super) fn time(us: u64) -> SystemTime {
     // One from elsewhere may be beyond what the system can tell.
-    UNIX_EPOCH.checked_add(Duration::from_millis(timestamp)).unwrap_or_else(SystemTime::now)
+    UNIX_EPOCH.checked_add(Duration::from_micros(us)).unwrap_or_else(SystemTime::now)
 }
 
 pub(super) fn milliseconds(duration: Duration) -> f64 {
