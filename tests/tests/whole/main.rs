@@ -19,6 +19,7 @@ mod fault;
 mod flood;
 mod harness;
 mod http;
+mod install;
 mod installed;
 mod invariants;
 mod keeper;
