@@ -110,6 +110,9 @@ fn the_service_can_read_what_a_strict_root_installs() {
         shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]).arg(executable()).args(words);
         finish(&mut shell).ok();
     };
+    // Another test's `userdel` sees processes of its user, which may have the same number.
+    finish(bare("groupadd").args(["--gid", "64242", "autoweave"])).ok();
+    finish(bare("useradd").args(["--uid", "64242", "--gid", "autoweave", "autoweave"])).ok();
     strict(&["install"]);
     for path in ["/etc/autoweave", "/usr/local/share/doc/autoweave-usb", PROGRAM, HELPER] {
         assert_eq!(mode(Path::new(path)), 0o755, "{path}");
@@ -131,6 +134,24 @@ fn the_service_can_read_what_a_strict_root_installs() {
     fs::set_permissions(CONFIGURATION, Permissions::from_mode(0o600)).unwrap();
     strict(&["install"]);
     assert_eq!([mode(Path::new("/etc/autoweave")), mode(Path::new(CONFIGURATION))], [0o750, 0o600]);
+}
+
+#[test]
+fn each_page_that_the_manual_names_is_there() {
+    let Some(_bus) = cover() else { return };
+    usbd(&["install", "--package", "/opt/stage"]).ok();
+    let pages = Path::new("/opt/stage/usr/share/man/man1");
+    let mut named = Vec::new();
+    for page in fs::read_dir(pages).unwrap() {
+        let text = fs::read_to_string(page.unwrap().path()).unwrap();
+        named.extend(
+            text.lines().filter_map(|line| line.strip_suffix("(1)")).map(|page| page.replace('\\', "")),
+        );
+    }
+    assert!(named.len() > 10, "{named:?}");
+    for page in named {
+        assert!(is_there(&format!("{}/{page}.1", pages.display())), "{page}");
+    }
 }
 
 #[test]

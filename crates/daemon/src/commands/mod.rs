@@ -8,6 +8,7 @@ mod events;
 mod health;
 #[cfg(target_os = "linux")]
 mod install;
+mod manual;
 #[cfg(target_os = "linux")]
 pub mod notify;
 #[cfg(target_os = "linux")]
@@ -74,7 +75,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
         Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),
         Some(Command::Completions { shell }) => print_bytes(&completions(shell)),
-        Some(Command::Man) => print_bytes(&manual()?),
+        Some(Command::Man) => print_bytes(&manual::page()?),
     }
 }
 
@@ -83,13 +84,6 @@ fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "autoweave-usbd", &mut script);
     script
-}
-
-/// The manual page, in roff.
-fn manual() -> Result<Vec<u8>, Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(Failure::io)?;
-    Ok(page)
 }
 
 /// The configuration as this command line and this environment make it.

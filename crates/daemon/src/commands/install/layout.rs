@@ -72,7 +72,7 @@ pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
         content: Content::Bytes(completions(shell)),
     };
     let configuration = commented_toml(helper).into_bytes();
-    Ok(vec![
+    let mut items = vec![
         Item { path: program, content: Content::Program },
         // Relative where both are in one directory, so that a package can be moved.
         Item { path: helper.to_owned(), content: Content::Link(link(prefix, helper)) },
@@ -81,11 +81,18 @@ pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
         text(system("systemd/system/autoweave-usb.socket"), SOCKET.to_owned()),
         text(system("udev/rules.d/99-autoweave-usb.rules"), rules),
         text(share.join("doc/autoweave-usb/plugins.conf"), plugins),
-        Item { path: share.join("man/man1/autoweave-usbd.1"), content: Content::Bytes(manual()?) },
+        Item { path: share.join("man/man1/autoweave-usbd.1"), content: Content::Bytes(manual::page()?) },
         completion("bash-completion/completions", "autoweave-usbd", Shell::Bash),
         completion(zsh, "_autoweave-usbd", Shell::Zsh),
         completion("fish/vendor_completions.d", "autoweave-usbd.fish", Shell::Fish),
-    ])
+    ];
+    items.extend(
+        manual::pages_of_commands()?.into_iter().map(|(name, page)| Item {
+            path: share.join("man/man1").join(name),
+            content: Content::Bytes(page),
+        }),
+    );
+    Ok(items)
 }
 
 /// Where the program goes.
