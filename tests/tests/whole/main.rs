@@ -44,6 +44,7 @@ mod redis_outages;
 mod redis_reload;
 mod redis_server;
 mod restart;
+mod secrets;
 mod sources;
 mod state;
 mod stop;

@@ -34,7 +34,7 @@ use clap_complete::Shell;
 use tracing::warn;
 
 use crate::cli::{Arguments, Command, Common, Role};
-use crate::config::{self, Chain, Config, Loaded, SourceName};
+use crate::config::{self, Chain, Config, Loaded, Password, Secret, SourceName};
 use crate::exit::Failure;
 use crate::http::{Listener, Monitor, Server};
 use crate::{pipeline, show, stamp};
@@ -132,12 +132,29 @@ pub fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Resul
     let Some(address) = config.monitoring.http else { return Ok(None) };
     let listener = Listener::bind(address).map_err(Failure::unavailable)?;
     let host = stamp::host(config.host.as_ref());
-    let token = config.monitoring.token.clone();
+    let token = config.monitoring.token.as_ref().map(token).transpose()?;
     if token.is_none() && !address.ip().is_loopback() {
         warn!("HTTP tells anyone who reaches {address} what is connected: set monitoring.token");
     }
     let server = Server::start(host, token, listener, monitor.clone(), directory.to_owned());
     server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
+}
+
+/// What clients of HTTP have to show.
+fn token(from: &Password) -> Result<Secret, Failure> {
+    let path = match from {
+        Password::Inline(token) => return Ok(token.clone()),
+        Password::File(path) => path,
+    };
+    let wrong =
+        |why: String| Failure::unavailable(format!("monitoring.token_file: {}: {why}", path.display()));
+    let text = config::read_file(path).map_err(|error| wrong(error.to_string()))?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    // An empty one would open the door to everyone.
+    if token.is_empty() || !config::is_token(token) {
+        return Err(wrong("it has to hold 1 to 255 ASCII characters without spaces".to_owned()));
+    }
+    Ok(Secret::new(token.to_owned()))
 }
 
 /// Opens the sources of the configuration.

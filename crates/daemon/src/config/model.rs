@@ -96,8 +96,8 @@ pub struct Redis {
 pub struct Monitoring {
     /// Where HTTP is served (port 0: the system picks one); `None`: not at all.
     pub http: Option<SocketAddr>,
-    /// What those who ask for devices and events have to show; `None`: nothing.
-    pub token: Option<Secret>,
+    /// How to find what those who ask for devices and events have to show; `None`: they have to show nothing.
+    pub token: Option<Password>,
     /// Period of the slow reconcile, of the stream check and of the poll source, 100 ms to 1 h.
     pub interval: Duration,
 }
