@@ -50,6 +50,13 @@ impl Failure {
         }
     }
 
+    /// Says on stderr what went wrong, now; what is left to be returned is the exit code.
+    #[cfg(target_os = "linux")]
+    pub fn told(self) -> Self {
+        self.report();
+        Self { message: String::new(), ..self }
+    }
+
     fn new(code: u8, message: impl Display) -> Self {
         Self { code, message: message.to_string() }
     }

@@ -1,5 +1,7 @@
 //! A Debian that systemd boots, in a container of systemd's with the virtual bus for its network namespace.
 
+mod trouble;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -31,8 +31,17 @@ pub fn answer(path: &str) -> (String, String) {
 
 /// [`answer`], of whoever listens on `address`.
 pub fn answer_of(address: &str, path: &str) -> (String, String) {
+    read(get_from(address, path, ""))
+}
+
+/// [`answer`] to a request with these header lines.
+pub fn answer_with(path: &str, headers: &str) -> (String, String) {
+    read(get(path, headers))
+}
+
+fn read(mut client: TcpStream) -> (String, String) {
     let mut text = String::new();
-    get_from(address, path, "").read_to_string(&mut text).unwrap();
+    client.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").unwrap();
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }

@@ -219,7 +219,9 @@ async fn register(request: RegisterRequest, shared: &Shared) -> Result<Empty, St
     let mut cut = shared.cut.clone();
     cut.mark_unchanged();
     let watching = watch_devices(plugin, request.resource_name, shared.clone());
-    tokio::spawn(async move { drop(select(pin!(watching), pin!(cut.changed())).await) });
+    tokio::spawn(async move {
+        select(pin!(watching), pin!(cut.changed())).await;
+    });
     Ok(Empty {})
 }
 

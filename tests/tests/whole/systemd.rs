@@ -1,11 +1,12 @@
 //! systemd holds the socket: the file descriptor store, and a socket unit with `ListenNetlink=kobject-uevent 1`.
 
-use std::io::IoSliceMut;
+use std::io::{BufRead as _, BufReader, IoSliceMut};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use autoweave_usb_testbus::Bus;
 use nix::cmsg_space;
@@ -208,4 +209,31 @@ fn a_daemon_with_nothing_to_do_says_that_it_lives() {
     });
     signal(&service, Signal::SIGTERM);
     assert!(service.wait().unwrap().success());
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_why_at_once_and_ends_slowly() {
+    let _bus = bus();
+    let state = StateDir::new();
+    let configuration = state.path().join("usbd.toml");
+    std::fs::write(&configuration, "nonsense = 1\n").unwrap();
+    let start = || {
+        let systemd = Manager::new();
+        let mut run = command(QUICK);
+        run.args(["run", "--config"]).arg(&configuration).arg("--state-dir").arg(state.path());
+        let run = run.env("NOTIFY_SOCKET", systemd.place.path().join("notify")).stdout(Stdio::null());
+        let mut service = run.stderr(Stdio::piped()).spawn().unwrap();
+        let mut why = String::new();
+        BufReader::new(service.stderr.take().unwrap()).read_line(&mut why).unwrap();
+        assert!(why.contains("nonsense"), "{why}");
+        service
+    };
+    let begun = Instant::now();
+    assert_eq!(start().wait().unwrap().code(), Some(64));
+    assert!(begun.elapsed() >= Duration::from_secs(9), "{:?}", begun.elapsed());
+
+    // A restart, or a stop, that somebody asks for does not have to wait.
+    let mut service = start();
+    signal(&service, Signal::SIGTERM);
+    assert_eq!(service.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
 }

@@ -10,10 +10,10 @@ use crate::step::{command, run};
 use crate::tools::text;
 
 /// Scripts that dpkg runs.
-const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 
 /// Files that are their administrator's.
-const CONFIGURATION: &str = "/etc/autoweave/usbd.toml\n";
+const CONFIGURATION: &str = "/etc/autoweave/usbd.toml";
 
 /// Builds the package of `version`, which needs this `glibc`, and says where it is.
 ///
@@ -28,13 +28,9 @@ pub fn build(program: &Path, version: &str, glibc: (u32, u32)) -> Result<PathBuf
     fs::create_dir_all(&stage).map_err(|error| format!("{}: {error}", stage.display()))?;
     run(command(&[text(program)?, "install", "--package", text(&stage)?]))?;
     document(&stage).map_err(|error| format!("{}: {error}", stage.display()))?;
-    run(command(&[
-        "gzip",
-        "--best",
-        "--no-name",
-        text(&stage.join("usr/share/man/man1/autoweave-usbd.1"))?,
-    ]))?;
+    run(command(&["gzip", "--best", "--no-name", "--recursive", text(&stage.join("usr/share/man/man1"))?]))?;
     control(&stage, version, glibc).map_err(|error| format!("{}: {error}", stage.display()))?;
+    open_to_all(&stage).map_err(|error| format!("{}: {error}", stage.display()))?;
     // xz: dpkg of Debian 11 and Ubuntu 20.04 reads nothing newer.
     run(command(&["dpkg-deb", "--root-owner-group", "-Zxz", "--build", text(&stage)?, text(&package)?]))?;
     fs::remove_dir_all(&stage).map_err(|error| format!("{}: {error}", stage.display()))?;
@@ -75,13 +71,28 @@ fn control(stage: &Path, version: &str, (major, minor): (u32, u32)) -> io::Resul
         .replace("@KIBIBYTES@", &kibibytes.to_string())
         .replace("@GLIBC@", &format!("{major}.{minor}"));
     fs::write(directory.join("control"), control)?;
-    fs::write(directory.join("conffiles"), CONFIGURATION)?;
+    fs::write(directory.join("conffiles"), format!("{CONFIGURATION}\n"))?;
     for script in SCRIPTS {
         let to = directory.join(script);
         fs::copy(Path::new("packaging/debian").join(script), &to)?;
         fs::set_permissions(to, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
+}
+
+/// Lets others than root read what is copied here with the modes of a checkout, or of a strict umask.
+fn open_to_all(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    // What may hold secrets is for the daemon's group, see `postinst`.
+    if metadata.is_symlink() || path.ends_with(CONFIGURATION.trim_start_matches('/')) {
+        return Ok(());
+    }
+    let is_executable = metadata.is_dir() || metadata.permissions().mode() & 0o100 != 0;
+    fs::set_permissions(path, fs::Permissions::from_mode(if is_executable { 0o755 } else { 0o644 }))?;
+    if !metadata.is_dir() {
+        return Ok(());
+    }
+    fs::read_dir(path)?.try_for_each(|entry| open_to_all(&entry?.path()))
 }
 
 /// What all files below `directory` have.

@@ -8,6 +8,7 @@ mod events;
 mod health;
 #[cfg(target_os = "linux")]
 mod install;
+mod manual;
 #[cfg(target_os = "linux")]
 pub mod notify;
 #[cfg(target_os = "linux")]
@@ -33,7 +34,7 @@ use clap_complete::Shell;
 use tracing::warn;
 
 use crate::cli::{Arguments, Command, Common, Role};
-use crate::config::{self, Chain, Config, Loaded, SourceName};
+use crate::config::{self, Chain, Config, Loaded, Password, Secret, SourceName};
 use crate::exit::Failure;
 use crate::http::{Listener, Monitor, Server};
 use crate::{pipeline, show, stamp};
@@ -74,7 +75,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Replay(replay)) => simulate::replay(&common, &replay),
         Some(Command::Simulate(simulate)) => simulate::simulate(&common, &simulate),
         Some(Command::Completions { shell }) => print_bytes(&completions(shell)),
-        Some(Command::Man) => print_bytes(&manual()?),
+        Some(Command::Man) => print_bytes(&manual::page()?),
     }
 }
 
@@ -83,13 +84,6 @@ fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "autoweave-usbd", &mut script);
     script
-}
-
-/// The manual page, in roff.
-fn manual() -> Result<Vec<u8>, Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(Failure::io)?;
-    Ok(page)
 }
 
 /// The configuration as this command line and this environment make it.
@@ -141,12 +135,29 @@ pub fn serve(config: &Config, monitor: &Arc<Monitor>, directory: &Path) -> Resul
     let mut hosts = vec![stamp::host(config.host.as_ref()), stamp::host(None)];
     hosts.dedup();
     hosts.extend_from_slice(&config.monitoring.hosts);
-    let token = config.monitoring.token.clone();
+    let token = config.monitoring.token.as_ref().map(token).transpose()?;
     if token.is_none() && !address.ip().is_loopback() {
         warn!("HTTP tells anyone who reaches {address} what is connected: set monitoring.token");
     }
     let server = Server::start(hosts, token, listener, monitor.clone(), directory.to_owned());
     server.map(Some).map_err(|error| Failure::unavailable(format!("HTTP cannot be served: {error}")))
+}
+
+/// What clients of HTTP have to show.
+fn token(from: &Password) -> Result<Secret, Failure> {
+    let path = match from {
+        Password::Inline(token) => return Ok(token.clone()),
+        Password::File(path) => path,
+    };
+    let wrong =
+        |why: String| Failure::unavailable(format!("monitoring.token_file: {}: {why}", path.display()));
+    let text = config::read_file(path).map_err(|error| wrong(error.to_string()))?;
+    let token = text.trim_end_matches(['\r', '\n']);
+    // An empty one would open the door to everyone.
+    if token.is_empty() || !config::is_token(token) {
+        return Err(wrong("it has to hold 1 to 255 ASCII characters without spaces".to_owned()));
+    }
+    Ok(Secret::new(token.to_owned()))
 }
 
 /// Opens the sources of the configuration.

@@ -39,6 +39,11 @@ const PUBLISH_STOP: Duration = Duration::from_millis(200);
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
+    let begun = Instant::now();
+    live(common, arguments).map_err(|failure| held::end_slowly(failure, begun))
+}
+
+fn live(common: &Common, arguments: &Run) -> Result<(), Failure> {
     signals::block()?;
     let loaded = super::load(common, arguments.source.as_deref())?;
     if arguments.role == Role::Plugins {

@@ -13,7 +13,7 @@ const HEAD: &str = "\
 AutoWeave USB. Every key with its meaning and its default: take away the `#` of a line to change it. Each line stands \
 for itself. All keys, their ranges and the variables that set them: docs/configuration.md. `autoweave-usbd check` says \
 whether a file is right; `systemctl reload autoweave-usb` loads it again. The daemon's user has to be able to read it; \
-keep passwords in a file of their own (`redis.password_file`). Without any key of `redis` there is no Redis, and the \
+keep secrets in files of their own (`redis.password_file`, `monitoring.token_file`). Without any key of `redis` there is no Redis, and the \
 embedded log is the stream.";
 
 /// The file, for a udev helper at `helper`.

@@ -233,6 +233,13 @@ pub const KEYS: &[Key] = &[
               has to be shown.",
     },
     Key {
+        path: "monitoring.token_file",
+        kind: Kind::SecretFile,
+        default: "",
+        applies: Applies::AtStart,
+        doc: "File that holds the token, instead of `token`. It is read at the start.",
+    },
+    Key {
         path: "filters.vendor_whitelist",
         kind: Kind::Ids { max: 0xffff },
         default: "",

@@ -58,7 +58,7 @@ pub enum Kind {
     Secret,
     /// What clients have to show.
     Token,
-    /// The path of a file that holds a password.
+    /// The path of a file that holds a password or a token.
     SecretFile,
     /// A Redis URL.
     Url,
@@ -91,9 +91,7 @@ pub enum Value {
     Text(String),
     /// [`Kind::Address`].
     Address(IpAddr),
-    /// [`Kind::Token`]; `None` when empty.
-    Token(Option<Secret>),
-    /// [`Kind::Secret`] or [`Kind::SecretFile`]; `None` when empty.
+    /// [`Kind::Secret`], [`Kind::Token`] or [`Kind::SecretFile`]; `None` when empty.
     Password(Option<Password>),
     /// [`Kind::Url`]; `None` when empty.
     Url(Option<RedisUrl>),
@@ -113,6 +111,11 @@ pub fn is_http_url(url: &str) -> bool {
     host.is_some_and(|host| {
         !host.starts_with(['/', ':']) && !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic())
     })
+}
+
+/// Whether `text` can be shown in a header as it is: at most 255 ASCII characters without spaces.
+pub fn is_token(text: &str) -> bool {
+    text.len() <= TEXT_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 impl Kind {
@@ -171,11 +174,11 @@ impl Kind {
             }
             Self::Token => {
                 let token = self.text(raw, TEXT_BYTES_MAX)?;
-                // Others do not get through a header unchanged.
-                if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                if !is_token(&token) {
                     return Err(format!("expected {}", self.expected()));
                 }
-                Ok(Value::Token(Some(token).filter(|token| !token.is_empty()).map(Secret::new)))
+                let token = Some(token).filter(|token| !token.is_empty()).map(Secret::new);
+                Ok(Value::Password(token.map(Password::Inline)))
             }
             Self::SecretFile => {
                 let path = self.text(raw, PATH_BYTES_MAX)?;

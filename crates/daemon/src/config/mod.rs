@@ -27,8 +27,10 @@ use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 pub use commented::commented_toml;
 pub use error::{ConfigError, Origin};
+pub use file::read as read_file;
 #[cfg(feature = "otel")]
 pub use kind::is_http_url;
+pub use kind::is_token;
 pub use model::*;
 
 use environment::{Environment, FILE_VARIABLE};
@@ -73,6 +75,20 @@ impl Loaded {
     /// Whether the key at `path` was set anywhere, even to its default.
     pub fn is_set(&self, path: &str) -> bool {
         self.origin(path).is_some()
+    }
+
+    /// The keys that hold a secret which stands in the file itself.
+    #[cfg(unix)]
+    pub fn secrets_in_file(&self) -> Vec<&'static str> {
+        let Config { redis, monitoring, .. } = &self.config;
+        let password = redis.as_ref().and_then(|redis| redis.password.as_ref());
+        let secrets = [("redis.password", password), ("monitoring.token", monitoring.token.as_ref())];
+        let is_in_file = |path| matches!(self.origin(path), Some(Origin::File { .. }));
+        secrets
+            .into_iter()
+            .filter(|(path, secret)| matches!(secret, Some(Password::Inline(_))) && is_in_file(path))
+            .map(|(path, _)| path)
+            .collect()
     }
 
     /// The keys of plugins that are set although there are none to be run, with where they are set: a warning each, or
@@ -171,7 +187,7 @@ fn find_file(sources: &Sources, environment: &Environment<'_>) -> Result<Option<
 fn unreadable(path: &Path, error: &std::io::Error) -> Problem {
     let mend = match error.kind() {
         ErrorKind::PermissionDenied => {
-            "; make it readable for this user, or name another with --config (/dev/null: the defaults)"
+            "; have this user join its group, or name another with --config (/dev/null: the defaults)"
         }
         _ => "",
     };

@@ -98,8 +98,8 @@ pub struct Monitoring {
     pub http: Option<SocketAddr>,
     /// Names that HTTP may be asked by, beside the machine's own.
     pub hosts: Vec<String>,
-    /// What those who ask for devices and events have to show; `None`: nothing.
-    pub token: Option<Secret>,
+    /// How to find what those who ask for devices and events have to show; `None`: they have to show nothing.
+    pub token: Option<Password>,
     /// Period of the slow reconcile, of the stream check and of the poll source, 100 ms to 1 h.
     pub interval: Duration,
 }

@@ -80,6 +80,10 @@ fn heading(section: Option<&str>) -> String {
              embedded log is the stream. In one file, `url` excludes the keys it stands for, and `password` \
              excludes `password_file`; between layers, and in the environment, the later wins.\n\n",
         ),
+        Some("monitoring") => (
+            "`[monitoring]`".to_owned(),
+            "In one file, `token` excludes `token_file`; between layers, and in the environment, the later wins.\n\n",
+        ),
         Some("filters") => (
             "`[filters]`".to_owned(),
             "An id is an integer (`1133`) or hex digits in a string (`\"0x046d\"`, `\"046d\"`).\n\n",

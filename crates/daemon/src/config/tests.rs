@@ -107,7 +107,7 @@ interval = 250
 healthcheck_port = 0
 bind = "::1"
 hosts = ["usb.example.org", "usbd"]
-token = "s3cret"
+token_file = "/run/secrets/token"
 [filters]
 vendor_whitelist = [1133, "0x046d", "046d", 7531]
 vendor_blacklist = ["0X05AC"]
@@ -162,7 +162,7 @@ fn every_key_reaches_the_config() {
         monitoring: Monitoring {
             http: None,
             hosts: vec!["usb.example.org".to_owned(), "usbd".to_owned()],
-            token: Some(Secret::new("s3cret".to_owned())),
+            token: Some(Password::File("/run/secrets/token".into())),
             interval: Duration::from_millis(250),
         },
         filters: Filters {

@@ -11,7 +11,7 @@ use super::keys::{KEYS, Key};
 use super::kind::{Raw, Value};
 use super::model::{
     Chain, Config, DevicePlugin, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel,
-    Monitoring, Password, Performance, Plugins, Redis, Secret, Selector, Source,
+    Monitoring, Password, Performance, Plugins, Redis, Selector, Source,
 };
 use super::redis_url::RedisUrl;
 
@@ -84,7 +84,7 @@ impl Values {
                     )
                 }),
                 hosts: self.names("monitoring.hosts"),
-                token: self.token("monitoring.token"),
+                token: self.password("monitoring.token"),
                 interval: self.milliseconds("monitoring.interval"),
             },
             filters: Filters {
@@ -235,13 +235,6 @@ impl Values {
         }
     }
 
-    fn token(&self, path: &str) -> Option<Secret> {
-        match &self.values[path] {
-            Value::Token(value) => value.clone(),
-            _ => unreachable!("{path} is a token"),
-        }
-    }
-
     fn resources(&self, path: &str) -> BTreeMap<String, Selector> {
         match &self.values[path] {
             Value::Resources(value) => value.clone(),
@@ -257,13 +250,14 @@ impl Values {
     }
 }
 
-/// The slots that `value` fills: a password and its file share one, and a URL fills those of the keys it
+/// The slots that `value` fills: a secret and its file share one, and a URL fills those of the keys it
 /// stands for.
 fn slots(key: &'static Key, value: Value) -> Vec<(&'static str, Value)> {
     match (key.path, value) {
         (_, Value::Url(None)) => Vec::new(),
         (_, Value::Url(Some(url))) => url_slots(url),
-        (_, Value::Password(password)) => vec![("redis.password", Value::Password(password))],
+        ("monitoring.token_file", value) => vec![("monitoring.token", value)],
+        ("redis.password_file", value) => vec![("redis.password", value)],
         (path, value) => vec![(path, value)],
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use std::{env, io};
+use std::{env, io, thread};
 
 pub use autoweave_usb_source::Reception;
 use autoweave_usb_source::{OpenErrors, Options, Supervisor};
@@ -20,12 +20,16 @@ use tracing::{error, warn};
 
 use crate::exit::Failure;
 use crate::keeper::{self, EXECUTABLE, FDS, KEEPER, RESTARTED, UNSTEADY};
+use crate::signals;
 
 /// The first descriptor that systemd passes, sd_listen_fds(3).
 const LISTEN_FDS_START: RawFd = 3;
 
 /// After so many, what they were to begin with is taken for the cause.
 const UNSTEADY_STARTS_MAX: u32 = 5;
+
+/// How often at most systemd has to start a daemon that ends by itself.
+const START_PERIOD: Duration = Duration::from_secs(10);
 
 /// More than anyone has a reason to pass.
 const LISTEN_FDS_MAX: RawFd = 16;
@@ -188,6 +192,23 @@ pub fn exec(held: Option<&Held>, executable: &Path) -> Failure {
         error!("{} cannot be started: {}", path.display(), command.exec());
     }
     Failure::unavailable("the daemon has ended: neither the program on disk nor the old one can be started")
+}
+
+/// How a daemon under systemd ends that cannot go on: it says why at once, and lets the time until the next one is to be
+/// started pass before it is gone. A signal ends that wait.
+///
+/// The unit cannot see to it. What keeps a daemon from running (a mistake in the configuration, a port that is taken) may
+/// stay for long, but a pause that suits it would hold up the successor of one that was killed as well, and pauses that
+/// grow are unknown before systemd 254. A service that is given up is started by its socket unit at the next message, at
+/// once and again, until the socket is closed (`TriggerLimitBurst=` in systemd.socket(5)), and with it what it holds.
+pub fn end_slowly(failure: Failure, begun: Instant) -> Failure {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return failure;
+    }
+    let failure = failure.told();
+    signals::release();
+    thread::sleep(START_PERIOD.saturating_sub(begun.elapsed()));
+    failure
 }
 
 /// Says to systemd, if there is one that wants to know, that the daemon does its job.

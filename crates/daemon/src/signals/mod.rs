@@ -10,6 +10,8 @@ use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+pub use unix::release;
 #[cfg(unix)]
 pub use unix::{block, exit_when_interrupted, handle};
 #[cfg(windows)]

@@ -25,6 +25,13 @@ pub fn block() -> Result<(), Failure> {
     asked_by().thread_set_mask().map_err(cannot_be_handled)
 }
 
+/// Has what asks a daemon to stop end the process: there is nothing left to finish.
+#[cfg(target_os = "linux")]
+pub fn release() {
+    // It fails only for a mask that is none.
+    let _ = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>().thread_unblock();
+}
+
 /// Turns SIGTERM, SIGINT, SIGHUP and SIGUSR2 into requests and calls `wake` after each. A second SIGINT
 /// ends the process at once: the journal stands that. After a SIGUSR2 signals are kept until [`Requests::go_on`], or
 /// for the program that this process becomes.

@@ -86,6 +86,7 @@ fn completions_are_for_each_shell() {
 fn the_manual_page_renders() {
     let page = usbd(&["man"]).ok().stdout;
     assert!(page.starts_with(".ie") || page.starts_with(".TH"), "{page:.80}");
+    assert_has(&page, &["EXIT STATUS", "FILES", "ENVIRONMENT", "SEE ALSO"]);
     let Ok(mut man) = Command::new("man")
         .args(["-l", "-"])
         .env("MANWIDTH", "80")

@@ -63,6 +63,8 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
             "it has no effect without plugins.dir",
         )
     }));
+    #[cfg(unix)]
+    findings.extend(open_secrets(&loaded));
     findings.push(bus());
     findings.extend(sources::findings(&loaded.config));
     findings.push(boot_id());
@@ -71,6 +73,15 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
         Err(failure) => finding("journal", Outcome::Fail, failure.to_string(), ""),
     });
     findings.extend(loaded.config.monitoring.http.map(port));
+    let token = loaded.config.monitoring.token.as_ref().map(super::token);
+    if let Some(Err(failure)) = token {
+        findings.push(finding(
+            "http",
+            Outcome::Fail,
+            failure.to_string(),
+            "the daemon's user has to be able to read it",
+        ));
+    }
     findings.extend(pipeline::settings(&loaded.config).iter().flat_map(redis::findings));
     #[cfg(target_os = "linux")]
     findings.extend(plugins::findings(&loaded));
@@ -107,6 +118,24 @@ fn configuration(loaded: &Loaded) -> Finding {
         None => "no file, the defaults and the environment are valid".to_owned(),
     };
     finding("config", Outcome::Ok, found, "")
+}
+
+/// Secrets that every user of the machine can read.
+#[cfg(unix)]
+fn open_secrets(loaded: &Loaded) -> Option<Finding> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = loaded.file.as_ref()?;
+    let secrets = loaded.secrets_in_file();
+    let is_open = std::fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0);
+    (is_open && !secrets.is_empty()).then(|| {
+        finding(
+            "config",
+            Outcome::Warn,
+            format!("every user can read {}, which sets {}", file.display(), secrets.join(" and ")),
+            "take that away (chgrp to the daemon's group, chmod 0640), or use redis.password_file and \
+             monitoring.token_file",
+        )
+    })
 }
 
 /// Who lists the devices.

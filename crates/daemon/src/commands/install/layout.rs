@@ -11,7 +11,7 @@ use crate::exit::Failure;
 const SERVICE: &str = include_str!("../../../../../packaging/systemd/autoweave-usb.service");
 const SOCKET: &str = include_str!("../../../../../packaging/systemd/autoweave-usb.socket");
 const PLUGINS: &str = include_str!("../../../../../packaging/systemd/plugins.conf");
-const RULES: &str = include_str!("../../../../../packaging/udev/99-autoweave-usb.rules");
+const RULES_TEXT: &str = include_str!("../../../../../packaging/udev/99-autoweave-usb.rules");
 
 /// Where the unit looks for the program, and where the rules look for the helper.
 const PROGRAM_OF_THE_UNIT: &str = "/usr/bin/autoweave-usbd";
@@ -23,6 +23,9 @@ pub const PACKAGED: &str = "/usr";
 
 /// The configuration, which is the administrator's once it is there.
 pub const CONFIGURATION: &str = "/etc/autoweave/usbd.toml";
+
+/// Where an administrator's rules are.
+pub const RULES: &str = "/etc/udev/rules.d/99-autoweave-usb.rules";
 
 /// One file to install.
 #[derive(Debug)]
@@ -42,7 +45,8 @@ pub enum Content {
     Link(&'static str),
     /// Bytes, mode 0644.
     Bytes(Vec<u8>),
-    /// Bytes, mode 0644, that are left alone where there is a file already, and at an uninstall.
+    /// Bytes, mode 0640, that are left alone where there is a file already, and at an uninstall. The daemon's group has
+    /// to be given them.
     Configuration(Vec<u8>),
 }
 
@@ -51,7 +55,7 @@ pub enum Content {
 /// # Errors
 /// The manual page cannot be made.
 pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
-    let program = prefix.join("bin/autoweave-usbd");
+    let program = program(prefix);
     let share = prefix.join("share");
     // An administrator's units and rules are in /etc, where they also win over a package's.
     let is_packaged = prefix == Path::new(PACKAGED);
@@ -61,14 +65,14 @@ pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
     let text = |path: PathBuf, text: String| Item { path, content: Content::Bytes(text.into_bytes()) };
     let service = SERVICE.replace(PROGRAM_OF_THE_UNIT, &program.display().to_string());
     let plugins = PLUGINS.replace(PROGRAM_OF_THE_UNIT, &program.display().to_string());
-    let rules = RULES.replace(HELPER_OF_THE_RULES, &helper.display().to_string());
+    let rules = RULES_TEXT.replace(HELPER_OF_THE_RULES, &helper.display().to_string());
     let zsh = if is_packaged { "zsh/vendor-completions" } else { "zsh/site-functions" };
     let completion = |directory: &str, name: &str, shell| Item {
         path: share.join(directory).join(name),
         content: Content::Bytes(completions(shell)),
     };
     let configuration = commented_toml(helper).into_bytes();
-    Ok(vec![
+    let mut items = vec![
         Item { path: program, content: Content::Program },
         // Relative where both are in one directory, so that a package can be moved.
         Item { path: helper.to_owned(), content: Content::Link(link(prefix, helper)) },
@@ -77,11 +81,23 @@ pub fn items(prefix: &Path, helper: &Path) -> Result<Vec<Item>, Failure> {
         text(system("systemd/system/autoweave-usb.socket"), SOCKET.to_owned()),
         text(system("udev/rules.d/99-autoweave-usb.rules"), rules),
         text(share.join("doc/autoweave-usb/plugins.conf"), plugins),
-        Item { path: share.join("man/man1/autoweave-usbd.1"), content: Content::Bytes(manual()?) },
+        Item { path: share.join("man/man1/autoweave-usbd.1"), content: Content::Bytes(manual::page()?) },
         completion("bash-completion/completions", "autoweave-usbd", Shell::Bash),
         completion(zsh, "_autoweave-usbd", Shell::Zsh),
         completion("fish/vendor_completions.d", "autoweave-usbd.fish", Shell::Fish),
-    ])
+    ];
+    items.extend(
+        manual::pages_of_commands()?.into_iter().map(|(name, page)| Item {
+            path: share.join("man/man1").join(name),
+            content: Content::Bytes(page),
+        }),
+    );
+    Ok(items)
+}
+
+/// Where the program goes.
+pub fn program(prefix: &Path) -> PathBuf {
+    prefix.join("bin/autoweave-usbd")
 }
 
 /// What a link at `helper` has to say to lead to the program.

@@ -114,6 +114,10 @@ fn keys_that_set_the_same_thing_exclude_each_other_in_a_file() {
         &["FILE:3: `redis.password_file`: line 2 sets `redis.password` too; keep one of the two"],
     );
     refused(
+        "[monitoring]\ntoken_file = '/f'\ntoken = 'a'",
+        &["FILE:3: `monitoring.token`: line 2 sets `monitoring.token` too; keep one of the two"],
+    );
+    refused(
         "[redis]\ntls = true\nhost = '/run/redis'",
         &["FILE:2: `redis.tls`: a Unix socket has no TLS; set it to false or name a host"],
     );

@@ -178,15 +178,17 @@ fn options(
 
 /// Who runs plugins, and what they never get.
 pub fn host(loaded: &Loaded, without_landlock: Vec<String>, state_dir: &Path) -> Host {
-    let password_file = loaded.config.redis.as_ref().and_then(|redis| match &redis.password {
+    let secret_file = |secret: Option<&Password>| match secret {
         Some(Password::File(path)) => Some(path.clone()),
         _ => None,
-    });
+    };
+    let password_file = secret_file(loaded.config.redis.as_ref().and_then(|redis| redis.password.as_ref()));
+    let token_file = secret_file(loaded.config.monitoring.token.as_ref());
     let etc = Some(PathBuf::from("/etc/autoweave"));
     // Who writes packages, or what was copied of them, decides what runs, and with which permissions.
     let packages = loaded.config.plugins.as_ref().map(|settings| settings.dir.clone());
     let copies = Some(copies::parent(state_dir));
-    let more = [state_dir::runtime(), loaded.file.clone(), password_file, etc, packages, copies];
+    let more = [state_dir::runtime(), loaded.file.clone(), password_file, token_file, etc, packages, copies];
     Host {
         // The program as it runs, whatever has become of its file.
         launcher: PathBuf::from("/proc/self/exe"),
