@@ -11,7 +11,7 @@ use std::thread;
 use autoweave_usb_testbus::{Bus, Device};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{given, network_namespace, said, wait_until};
@@ -20,6 +20,18 @@ use crate::{given, network_namespace, said, wait_until};
 const EXPOSURE_MAX: f64 = 2.0;
 
 const UNIT: &str = "autoweave-usb.service";
+
+/// What the sandbox of plugins calls, and containers of systemd's refuse.
+const SANDBOX_CALLS: &str = "landlock_create_ruleset landlock_add_rule landlock_restrict_self";
+
+/// Where a plugin may write, and the plugin.
+const SEEN: &str = "/srv/seen";
+const SEEN_PLUGIN: &str = r#"
+import { appendFileSync } from "node:fs";
+const seen = (edge) => ({ device }) => appendFileSync("/srv/seen/edges", `${edge} ${device.device_id}\n`);
+export const attached = seen("attached");
+export const detached = seen("detached");
+"#;
 
 struct Machine {
     place: TempDir,
@@ -40,6 +52,7 @@ impl Machine {
         let mut nspawn = Command::new("systemd-nspawn");
         nspawn.args(["--register=no", "--keep-unit", "--boot", "--directory"]).arg(&root);
         nspawn.arg(format!("--network-namespace-path={network}"));
+        nspawn.arg(format!("--system-call-filter={SANDBOX_CALLS}"));
         nspawn.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console);
         let container = nspawn.spawn().unwrap();
         let mut machine = Self { place, container, systemd: String::new() };
@@ -238,6 +251,60 @@ fn a_package_is_installed_used_upgraded_removed_and_purged() {
     machine.run(&["dpkg", "--purge", "autoweave-usb"]);
     assert_eq!(machine.left(), "");
     assert!(!fs::read_to_string(machine.root().join("etc/passwd")).unwrap().contains("autoweave"));
+}
+
+/// Two packages in the directory of plugins: one in Node, which is granted [`SEEN`], and one in shell.
+fn add_plugins(machine: &Machine) {
+    let plugins = "/etc/autoweave/plugins";
+    machine.run(&["mkdir", plugins]);
+    machine.run(&["install", "--directory", "--owner=autoweave", SEEN]);
+    for (name, language) in [("seen", "node"), ("said", "shell")] {
+        let new = ["autoweave-usbd", "plugins", "new", name, "--lang", language];
+        machine.run(&[&["env", "--chdir", plugins], &new[..]].concat());
+    }
+    let package = machine.root().join("etc/autoweave/plugins/seen");
+    fs::write(package.join("index.mjs"), SEEN_PLUGIN).unwrap();
+    let manifest = package.join("autoweave.plugin.json");
+    let mut text: Value = serde_json::from_slice(&fs::read(&manifest).unwrap()).unwrap();
+    text["permissions"]["filesystem"] = json!([{ "path": SEEN, "mode": "readwrite" }]);
+    fs::write(manifest, text.to_string()).unwrap();
+
+    let configuration = machine.root().join("etc/autoweave/usbd.toml");
+    let text = fs::read_to_string(&configuration).unwrap();
+    fs::write(&configuration, format!("{text}plugins.dir = {plugins:?}\n")).unwrap();
+}
+
+#[test]
+fn plugins_run_with_the_drop_in_and_not_without() {
+    let (mut bus, network) = bus_elsewhere();
+    let machine = Machine::boot(&network);
+    fs::copy(given("AUTOWEAVE_PACKAGE"), machine.root().join("root/usbd.deb")).unwrap();
+    machine.run(&["dpkg", "--install", "/root/usbd.deb"]);
+    add_plugins(&machine);
+    let log = || machine.run(&["journalctl", "--no-pager", "--unit", UNIT]);
+
+    machine.run(&["systemctl", "restart", UNIT]);
+    machine.wait_until_healthy();
+    plug_and_unplug(&mut bus, "1-1");
+    wait_until("the watcher tells both edges", || machine.events().len() == 2);
+    assert!(log().contains("no plugin runs here"), "{}", log());
+
+    let drop_ins = "/etc/systemd/system/autoweave-usb.service.d";
+    machine.run(&["mkdir", drop_ins]);
+    machine.run(&["cp", "/usr/share/doc/autoweave-usb/plugins.conf", drop_ins]);
+    let seen = machine.root().join(&drop_ins[1..]).join("seen.conf");
+    fs::write(seen, format!("[Service]\nReadWritePaths={SEEN}\n")).unwrap();
+    machine.run(&["systemctl", "daemon-reload"]);
+    machine.run(&["systemctl", "restart", UNIT]);
+    machine.wait_until_healthy();
+    check_hardening(&machine);
+
+    plug_and_unplug(&mut bus, "1-2");
+    let edges = machine.root().join(&SEEN[1..]).join("edges");
+    let seen = || fs::read_to_string(&edges).unwrap_or_default();
+    wait_until("the plugin in Node writes down the unplug", || seen().contains("detached"));
+    assert_eq!(seen(), "attached 046d:c52b@1-2\ndetached 046d:c52b@1-2\n");
+    wait_until("the plugin in shell tells of it", || log().contains("onUSBDetach: 046d:c52b"));
 }
 
 #[test]

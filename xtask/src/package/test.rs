@@ -11,7 +11,10 @@ const MIRROR: &str = "http://deb.debian.org/debian";
 const RELEASE: &str = "bookworm";
 
 /// What the Debian that is booted has beside the least there can be.
-const INCLUDED: &str = "--include=libusb-1.0-0,man-db,procps,systemd,systemd-sysv,udev";
+const INCLUDED: &str = "--include=libusb-1.0-0,man-db,nodejs,procps,systemd,systemd-sysv,udev";
+
+/// Written last into what is made once.
+const MARK: &str = "installed";
 
 /// All that the program needs of a system: what a distroless image has.
 const BASE: [&str; 2] = ["libc6", "libgcc-s1"];
@@ -52,19 +55,20 @@ pub fn needs() -> Result<(), String> {
 /// A Debian with systemd.
 fn root() -> Result<PathBuf, String> {
     let root = target_directory()?.join("test-tools/debian");
-    if root.join("installed").exists() {
+    if is_made(&root, INCLUDED) {
         return Ok(root);
     }
     remove(&root)?;
     run_command(command(&["debootstrap", "--variant=minbase", INCLUDED, RELEASE, text(&root)?, MIRROR]))?;
-    mark(&root)?;
+    mark(&root, INCLUDED)?;
     Ok(root)
 }
 
 /// The root of a container's base image.
 fn base() -> Result<PathBuf, String> {
     let base = target_directory()?.join("test-tools/container-base");
-    if base.join("installed").exists() {
+    let wanted = BASE.join(",");
+    if is_made(&base, &wanted) {
         return Ok(base);
     }
     remove(&base)?;
@@ -78,7 +82,7 @@ fn base() -> Result<PathBuf, String> {
     }
     remove(&debs)?;
     remove(&base.join("usr/share"))?;
-    mark(&base)?;
+    mark(&base, &wanted)?;
     Ok(base)
 }
 
@@ -89,7 +93,12 @@ fn remove(directory: &Path) -> Result<(), String> {
     }
 }
 
-/// Says that `directory` is complete.
-fn mark(directory: &Path) -> Result<(), String> {
-    fs::write(directory.join("installed"), "").map_err(|error| format!("{}: {error}", directory.display()))
+/// Whether `directory` is complete, and was made of these packages.
+fn is_made(directory: &Path, of: &str) -> bool {
+    fs::read_to_string(directory.join(MARK)).is_ok_and(|made_of| made_of == of)
+}
+
+/// Says that `directory` is complete, and which packages it was made of.
+fn mark(directory: &Path, of: &str) -> Result<(), String> {
+    fs::write(directory.join(MARK), of).map_err(|error| format!("{}: {error}", directory.display()))
 }

@@ -5,15 +5,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use super::{SandboxFault, Spec};
 
@@ -81,7 +81,7 @@ impl Rules {
         let run = read | AccessFs::Execute;
         let mut beneath = Vec::new();
         let mut allow = |path: &Path, access| {
-            if let Ok(fd) = open(path, ResolveFlag::empty()) {
+            if let Ok(fd) = nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) {
                 beneath.push((fd, access));
             }
         };
@@ -98,7 +98,7 @@ impl Rules {
         let granted = spec.grants.iter().map(|grant| (&grant.path, granted(grant.read, grant.write)));
         for (path, access) in devices.chain(granted) {
             // A plugin may write in one grant and put a link where the next one begins.
-            match open(path, ResolveFlag::RESOLVE_NO_SYMLINKS) {
+            match open_without_links(path) {
                 Ok(fd) => beneath.push((fd, access)),
                 Err(Errno::ELOOP) => {
                     eprintln!("{}: not granted: leads through a symbolic link", path.display());
@@ -152,11 +152,63 @@ fn granted(read: bool, write: bool) -> BitFlags<AccessFs> {
     reading | writing
 }
 
-fn open(path: &Path, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
-    if resolve.is_empty() {
-        // Containers of systemd's and old ones of Docker's have no openat2.
-        return nix::fcntl::open(path, flags, Mode::empty());
+/// Opens what an absolute path leads to, unless that is by a symbolic link: name by name, since openat2 is not there
+/// under systemd's `RestrictSUIDSGID=` and in its containers.
+fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut at = nix::fcntl::open("/", flags, Mode::empty())?;
+    let mut names = path.components().map(Component::as_os_str).peekable();
+    while let Some(name) = names.next() {
+        // To ask for a directory also mounts what is mounted on demand.
+        let kind = if names.peek().is_some() { OFlag::O_DIRECTORY } else { OFlag::empty() };
+        at = openat(&at, name, flags | kind, Mode::empty()).map_err(|errno| {
+            let found = fstatat(&at, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            if found.is_ok_and(|found| is_link(&found)) { Errno::ELOOP } else { errno }
+        })?;
     }
-    openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(resolve))
+    if is_link(&fstat(&at)?) { Err(Errno::ELOOP) } else { Ok(at) }
+}
+
+fn is_link(found: &FileStat) -> bool {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_granted_path_is_opened_unless_a_link_is_anywhere_in_it() {
+        let place = tempfile::tempdir().unwrap();
+        let real = place.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("a/b")).unwrap();
+        fs::write(real.join("a/file"), "").unwrap();
+        symlink("a", real.join("link")).unwrap();
+        symlink("file", real.join("a/last")).unwrap();
+        symlink("/nowhere", real.join("dangling")).unwrap();
+        let opened = |path: &str| open_without_links(&real.join(path));
+        for path in ["a", "a/", "a/file", "a/b/../file", "./a//file"] {
+            let found = File::from(opened(path).unwrap()).metadata().unwrap();
+            assert_eq!(found.ino(), fs::metadata(real.join(path)).unwrap().ino(), "{path}");
+        }
+        assert!(open_without_links(Path::new("/")).is_ok());
+        for (path, errno) in [
+            ("link", Errno::ELOOP),
+            ("link/", Errno::ELOOP),
+            ("link/file", Errno::ELOOP),
+            ("link/b/../file", Errno::ELOOP),
+            ("a/last", Errno::ELOOP),
+            ("a/last/more", Errno::ELOOP),
+            ("dangling", Errno::ELOOP),
+            ("a/file/more", Errno::ENOTDIR),
+            ("a/none", Errno::ENOENT),
+            ("none/a", Errno::ENOENT),
+        ] {
+            assert_eq!(opened(path).unwrap_err(), errno, "{path}");
+        }
+        assert_eq!(open_without_links(Path::new("/proc/self/cwd/a")).unwrap_err(), Errno::ELOOP);
+    }
 }
