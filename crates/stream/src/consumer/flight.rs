@@ -6,6 +6,10 @@ use std::str::FromStr;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use autoweave_usb_device::Event;
+
+use super::settled::Settled;
+
 /// The place of an entry: milliseconds and number of a stream's, sequence number and 0 of a journal's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u64, pub u64);
@@ -22,6 +26,7 @@ struct State {
     out: BTreeSet<EntryId>,
     /// The highest that was ever out.
     highest: Option<EntryId>,
+    settled: Settled,
 }
 
 impl EntryId {
@@ -64,6 +69,15 @@ impl Flight {
         state.out.remove(&id);
         self.changed.notify_all();
         state.done()
+    }
+
+    /// It is settled, or will have been before [`Flight::end`]: it is not to be handled again.
+    pub(super) fn remember(&self, event: &Event) {
+        self.lock().settled.add(event);
+    }
+
+    pub(super) fn has_settled(&self, event: &Event) -> bool {
+        self.lock().settled.has(event)
     }
 
     /// Everything up to here is settled, as far as it was ever delivered to this consumer.

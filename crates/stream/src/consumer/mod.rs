@@ -24,6 +24,7 @@ mod lease;
 mod letters;
 mod redis;
 mod renewal;
+mod settled;
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -331,7 +332,7 @@ impl Settlements {
             Outbox::Redis(outbox) => outbox.settle(delivery.id, letters),
             Outbox::Journal(outbox) => outbox.write(delivery, letters),
         })?;
-        self.ended(delivery.id);
+        self.ended(delivery);
         ControlFlow::Continue(())
     }
 
@@ -346,7 +347,7 @@ impl Settlements {
             // The cursor is all there is.
             Outbox::Journal(_) => Ok(()),
         })?;
-        ids.into_iter().for_each(|id| self.ended(id));
+        deliveries.iter().for_each(|delivery| self.ended(delivery));
         ControlFlow::Continue(())
     }
 
@@ -362,10 +363,15 @@ impl Settlements {
         ControlFlow::Continue(())
     }
 
-    fn ended(&mut self, id: EntryId) {
-        let done = self.flight.end(id);
-        if let Outbox::Journal(outbox) = &self.outbox {
-            outbox.done(done);
+    fn ended(&mut self, delivery: &Delivery) {
+        match &self.outbox {
+            Outbox::Journal(outbox) => outbox.done(self.flight.end(delivery.id)),
+            Outbox::Redis(_) => {
+                if let Ok(event) = &delivery.event {
+                    self.flight.remember(event);
+                }
+                self.flight.end(delivery.id);
+            }
         }
     }
 }

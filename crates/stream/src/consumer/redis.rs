@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use autoweave_usb_device::Event;
 use redis::Value;
 
 use super::flight::{EntryId, Flight};
@@ -120,6 +121,7 @@ impl Inbox {
             }
             taken => taken,
         }?;
+        let taken = self.leave_out_settled(&mut link, taken)?;
         self.has_read = true;
         self.link = Some(link);
         Ok(taken)
@@ -182,13 +184,28 @@ impl Inbox {
                 Step::GoOn => {}
                 Step::Give(deliveries) => return Ok(deliveries),
                 Step::Lost => {
-                    // Should it be ours again, what the other one left comes before anything new.
+                    // Should it be ours again, what the other one left comes before anything new, and what it took is
+                    // not missing.
+                    self.taken.clear();
                     (self.next, self.has_left) = (Next::Claim("0-0".to_owned()), true);
                     thread::sleep(block.min(LOST_PAUSE));
                     return Ok(Vec::new());
                 }
             }
         }
+    }
+
+    /// Acknowledges anew what is settled, as the server has forgotten.
+    fn leave_out_settled(&self, link: &mut Link, taken: Vec<Delivery>) -> Result<Vec<Delivery>, Failure> {
+        let is_settled =
+            |delivery: &Delivery| delivery.event.as_ref().is_ok_and(|event| self.flight.has_settled(event));
+        let (settled, rest): (Vec<_>, Vec<_>) = taken.into_iter().partition(is_settled);
+        if !settled.is_empty() {
+            let ids: Vec<String> = settled.iter().map(|delivery| delivery.id.to_string()).collect();
+            let (stream, group) = (&self.settings.stream, &self.member.group);
+            link.query::<u64>(redis::cmd("XACK").arg(stream).arg(group).arg(ids))?;
+        }
+        Ok(rest)
     }
 
     fn claim(&mut self, link: &mut Link, from: &str) -> Result<Step, Failure> {
@@ -241,7 +258,10 @@ impl Inbox {
         }
         let deliveries =
             entries.into_iter().map(|(id, raw, deliveries)| delivery(&id, Some(raw), deliveries));
-        deliveries.collect::<Result<_, _>>().map(Step::Give)
+        let deliveries = deliveries.collect::<Result<Vec<_>, _>>()?;
+        // The numbers between them are acknowledged.
+        self.count(&deliveries, |_, _| ());
+        Ok(Step::Give(deliveries))
     }
 
     fn new_ones(&mut self, link: &mut Link, count: usize, block: Duration) -> Result<Step, Failure> {
@@ -281,18 +301,26 @@ impl Inbox {
     /// Entries that were removed before the group got them show by the numbers that are missing. Numbers that come again
     /// are a server's that lost some.
     fn look_for_gaps(&mut self, deliveries: &[Delivery]) {
+        let listener = self.listener.clone();
+        self.count(deliveries, |last, event| {
+            let (from, to) = (last + 1, event.seq.saturating_sub(1));
+            if from <= to {
+                let what =
+                    format!("{from} to {to} of producer {}: not in the stream any more", event.producer);
+                listener(ConsumerNotice::Lost { count: to - from + 1, what });
+            }
+        });
+    }
+
+    /// Counts `deliveries` as taken, after a look at the last number of each event's producer before it.
+    fn count(&mut self, deliveries: &[Delivery], look: impl Fn(u64, &Event)) {
         for event in deliveries.iter().filter_map(|delivery| delivery.event.as_ref().ok()) {
             if self.taken.len() >= PRODUCERS_MAX {
                 self.taken.clear();
             }
             let last = self.taken.entry(event.producer.clone()).or_insert(event.seq.saturating_sub(1));
-            let (from, to) = (*last + 1, event.seq.saturating_sub(1));
+            look(*last, event);
             *last = event.seq.max(*last);
-            if from <= to {
-                let what =
-                    format!("{from} to {to} of producer {}: not in the stream any more", event.producer);
-                (self.listener)(ConsumerNotice::Lost { count: to - from + 1, what });
-            }
         }
     }
 

@@ -338,7 +338,7 @@ fn what_was_removed_before_the_holder_of_the_lease_got_it_is_counted_as_lost() {
 }
 
 #[test]
-fn what_is_connected_is_known_up_to_the_first_that_is_not_acknowledged() {
+fn what_is_connected_is_known_from_what_is_acknowledged() {
     let server = Server::start(&[]);
     let _bed = published(&server, 4);
     let connected = || {
@@ -357,6 +357,41 @@ fn what_is_connected_is_known_up_to_the_first_that_is_not_acknowledged() {
     assert!(connected().is_empty());
     done(&mut consumer, &taken[2]);
     assert_eq!(connected(), [3]);
+}
+
+#[test]
+fn what_is_acknowledged_behind_something_that_waits_counts_as_well() {
+    let server = Server::start(&[]);
+    let _bed = published(&server, 4);
+    let (mut consumer, _) = consumer(&server.settings(), "c");
+    let taken = next(&mut consumer, 4);
+    let connected = || -> Vec<u64> {
+        connected_in_stream(&server.settings(), "g").unwrap().iter().map(|event| event.seq).collect()
+    };
+    done(&mut consumer, &taken[2]);
+    assert_eq!(connected(), [3]);
+    done(&mut consumer, &taken[3]);
+    assert!(connected().is_empty(), "{:?}", connected());
+}
+
+#[test]
+fn what_a_server_forgot_was_settled_is_not_handled_again() {
+    let server = Server::start(&[]);
+    let mut bed = published(&server, 3);
+    let (mut consumer, notices) = consumer(&server.settings(), "c");
+    let taken = next(&mut consumer, 3);
+    taken.iter().take(2).for_each(|delivery| done(&mut consumer, delivery));
+    // As one that was killed before it had written what it did last.
+    let mut command = redis::cmd("XGROUP");
+    command.arg("SETID").arg("aw:hotplug").arg("g").arg("0").exec(&mut server.connection()).unwrap();
+    publish(&server, &mut bed, 1);
+    let again = next(&mut consumer, 1);
+    assert_eq!(seqs(&again), [(4, 1)], "1 and 2 are settled, 3 is out");
+    for delivery in [&taken[2], &again[0]] {
+        done(&mut consumer, delivery);
+    }
+    assert_eq!(pending(&server), 0);
+    assert_eq!(*notices.lock().unwrap(), [ConsumerNotice::Up]);
 }
 
 #[test]
