@@ -60,63 +60,81 @@ pub struct DeviceDescriptor {
     pub configuration_count: u8,
 }
 
-/// A configuration and what belongs to it (USB 2.0 §9.6.3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A configuration and what belongs to it (USB 2.0 §9.6.3), in JSON with the specification's field names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Configuration {
     /// `bConfigurationValue`.
+    #[serde(rename = "bConfigurationValue")]
     pub value: u8,
     /// `bmAttributes`: self-powered, remote wake-up.
+    #[serde(rename = "bmAttributes")]
     pub attributes: u8,
     /// `bMaxPower`, in units of 2 mA (8 mA at SuperSpeed).
+    #[serde(rename = "bMaxPower")]
     pub max_power: u8,
     /// Every alternate setting of every interface, in the device's order.
+    #[serde(rename = "interfaces")]
     pub settings: Vec<AlternateSetting>,
     /// Interfaces that belong together as one function.
     pub associations: Vec<InterfaceAssociation>,
 }
 
 /// One alternate setting of an interface (USB 2.0 §9.6.5).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AlternateSetting {
     /// `bInterfaceNumber`.
+    #[serde(rename = "bInterfaceNumber")]
     pub number: u8,
     /// `bAlternateSetting`.
+    #[serde(rename = "bAlternateSetting")]
     pub alternate: u8,
     /// `bInterfaceClass`.
+    #[serde(rename = "bInterfaceClass")]
     pub class: u8,
     /// `bInterfaceSubClass`.
+    #[serde(rename = "bInterfaceSubClass")]
     pub subclass: u8,
     /// `bInterfaceProtocol`.
+    #[serde(rename = "bInterfaceProtocol")]
     pub protocol: u8,
     /// Its endpoints, without endpoint 0.
     pub endpoints: Vec<Endpoint>,
 }
 
 /// An endpoint (USB 2.0 §9.6.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     /// `bEndpointAddress`: the number, and bit 7 for IN.
+    #[serde(rename = "bEndpointAddress")]
     pub address: u8,
     /// `bmAttributes`: the transfer type in bits 0 and 1.
+    #[serde(rename = "bmAttributes")]
     pub attributes: u8,
     /// `wMaxPacketSize`, in bytes, with the high-bandwidth bits 11 and 12.
+    #[serde(rename = "wMaxPacketSize")]
     pub max_packet_size: u16,
     /// `bInterval`.
+    #[serde(rename = "bInterval")]
     pub interval: u8,
 }
 
 /// Interfaces that belong to one function (USB 3.2 §9.6.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct InterfaceAssociation {
     /// `bFirstInterface`.
+    #[serde(rename = "bFirstInterface")]
     pub first_interface: u8,
     /// `bInterfaceCount`.
+    #[serde(rename = "bInterfaceCount")]
     pub interface_count: u8,
     /// `bFunctionClass`.
+    #[serde(rename = "bFunctionClass")]
     pub class: u8,
     /// `bFunctionSubClass`.
+    #[serde(rename = "bFunctionSubClass")]
     pub subclass: u8,
     /// `bFunctionProtocol`.
+    #[serde(rename = "bFunctionProtocol")]
     pub protocol: u8,
 }
 
@@ -284,6 +302,7 @@ impl fmt::Display for Fault {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
     const DEVICE: [u8; 18] =
         [18, 1, 0x00, 0x02, 0xef, 2, 1, 64, 0x6d, 0x04, 0x2b, 0xc5, 0x01, 0x12, 1, 2, 3, 1];
@@ -354,6 +373,27 @@ mod tests {
         let mut names = names;
         names.sort_unstable();
         assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn the_json_names_of_what_belongs_to_a_configuration_are_the_specifications() {
+        let bytes = [&DEVICE[..], &CONFIGURATION, &ASSOCIATION, &interface(3, 1, 14), &ENDPOINT].concat();
+        let json = serde_json::to_value(Descriptors::parse(&bytes).configurations).unwrap();
+        let endpoint =
+            json!({"bEndpointAddress": 0x81, "bmAttributes": 3, "wMaxPacketSize": 8, "bInterval": 4});
+        let interface = json!({
+            "bInterfaceNumber": 3, "bAlternateSetting": 1, "bInterfaceClass": 14, "bInterfaceSubClass": 1,
+            "bInterfaceProtocol": 2, "endpoints": [endpoint],
+        });
+        let association = json!({
+            "bFirstInterface": 0, "bInterfaceCount": 2, "bFunctionClass": 14, "bFunctionSubClass": 3,
+            "bFunctionProtocol": 0,
+        });
+        let configuration = json!({
+            "bConfigurationValue": 1, "bmAttributes": 0xa0, "bMaxPower": 49, "interfaces": [interface],
+            "associations": [association],
+        });
+        assert_eq!(json, json!([configuration]));
     }
 
     #[test]

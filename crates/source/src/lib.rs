@@ -59,7 +59,7 @@ pub use notice::{
     SPOOL_FILES_MAX, SPOOL_OVERFLOW, SPOOL_OVERFLOW_MAX,
 };
 pub use options::{Kind, Options};
-pub use poll::{enumerate, has_usb, nodes};
+pub use poll::{descriptors, enumerate, has_usb, nodes};
 pub use position::Position;
 pub use recording::{RecordError, Recorder};
 pub use simulate::Simulation;

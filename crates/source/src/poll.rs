@@ -31,6 +31,12 @@ pub fn nodes(port: Port) -> Vec<String> {
     system::nodes(port)
 }
 
+/// The descriptors of the device in `port` as they are now, at most 512 KiB, if it still has `address` (`devnum`); none
+/// where there is no sysfs. May wait for the device's lock in the kernel.
+pub fn descriptors(port: Port, address: u8) -> Option<Vec<u8>> {
+    system::descriptors(port, address)
+}
+
 #[cfg(not(target_os = "linux"))]
 use crate::nusb as system;
 
@@ -55,6 +61,10 @@ mod system {
 
     pub fn nodes(port: Port) -> Vec<String> {
         Sysfs::new("/sys").nodes(port)
+    }
+
+    pub fn descriptors(port: Port, address: u8) -> Option<Vec<u8>> {
+        Sysfs::new("/sys").descriptors(port, address)
     }
 
     pub fn has_usb() -> bool {

@@ -1,11 +1,11 @@
 //! The door to look in, of the running daemon.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use autoweave_usb_testbus::{Bus, Device};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Daemon, PATIENCE, QUICK, StateDir, last_seq, wait_until};
 
@@ -94,6 +94,91 @@ fn it_tells_how_the_daemon_is_what_is_connected_and_what_happened() {
     let events: Value = serde_json::from_str(&answer("/api/v1/events?since=1").1).unwrap();
     assert_eq!((&events["events"][0]["seq"], &events["next"]), (&2.into(), &2.into()));
     assert!(answer("/nothing").0.contains("404"));
+    daemon.stop();
+}
+
+#[test]
+fn descriptors_are_decoded_for_as_long_as_the_device_is_there() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    bus.plug("1-1", &Device::hub()).unwrap();
+    bus.plug("1-1.4", &Device::receiver()).unwrap();
+    let broken = Device { descriptors: Some(vec![9, 2, 0]), ..Device::storage("S") };
+    bus.plug("1-2", &broken).unwrap();
+    let state = StateDir::new();
+    // No scan finds what is done behind the daemon's back.
+    let rarely = [QUICK, &[("AUTOWEAVE_USB__MONITORING__INTERVAL", "3600000")]].concat();
+    let daemon = Daemon::start(&bus, &state, &rarely);
+    daemon.wait_until("all are told", || {
+        last_seq(&state) >= 4 && answer("/api/v1/devices").1.contains("ABC123")
+    });
+    let ask = |port: &str| {
+        let (status, body) = answer(&format!("/api/v1/devices/{port}/descriptors"));
+        (status, serde_json::from_str::<Value>(&body).unwrap())
+    };
+
+    let (status, body) = ask("1-1.4");
+    assert!(status.contains("200"), "{status} {body}");
+    assert_eq!((&body["device_id"], &body["fault"]), (&"046d:c52b:ABC123".into(), &Value::Null));
+    let devices: Value = serde_json::from_str(&answer("/api/v1/devices").1).unwrap();
+    let known =
+        devices["devices"].as_array().unwrap().iter().find(|one| one["device_id"] == body["device_id"]);
+    let known = known.unwrap();
+    assert_eq!(body["device_descriptor"], known["device_descriptor"]);
+    assert_eq!(body["signature"], known["signature"]);
+    let endpoint = json!({"bEndpointAddress": 0x81, "bmAttributes": 3, "wMaxPacketSize": 8, "bInterval": 10});
+    let interface = json!({
+        "bInterfaceNumber": 0, "bAlternateSetting": 0, "bInterfaceClass": 3, "bInterfaceSubClass": 1,
+        "bInterfaceProtocol": 1, "endpoints": [endpoint],
+    });
+    let configuration = json!({
+        "bConfigurationValue": 1, "bmAttributes": 0xa0, "bMaxPower": 50, "interfaces": [interface],
+        "associations": [],
+    });
+    assert_eq!(body["configurations"], json!([configuration]));
+    assert_eq!(ask("usb1").1["configurations"][0]["interfaces"][0]["bInterfaceClass"], 9);
+    let (status, body) = ask("1-2");
+    assert!(status.contains("200"), "{status} {body}");
+    assert_eq!(body["fault"], "the descriptor at byte 0 runs past the end");
+
+    // The daemon does not hear of these: sysfs says whether it is still the device that is known.
+    bus.unplug_silent("1-1.4").unwrap();
+    let (status, body) = ask("1-1.4");
+    assert!(
+        status.contains("404") && body["detail"].as_str().unwrap().contains("has gone"),
+        "{status} {body}"
+    );
+    bus.plug_silent("1-1.4", &Device::receiver()).unwrap();
+    assert!(ask("1-1.4").0.contains("404"));
+    daemon.stop();
+}
+
+#[test]
+fn nobody_but_who_asks_waits_for_descriptors_that_cannot_be_read_yet() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    bus.plug("1-1", &Device::receiver()).unwrap();
+    let state = StateDir::new();
+    let daemon = Daemon::start(&bus, &state, QUICK);
+    daemon.wait_until("both are told", || answer("/api/v1/devices").1.contains("ABC123"));
+    let whole = fs::read("/sys/bus/usb/devices/1-1/descriptors").unwrap();
+    let blocked = bus.make_blocking_attribute("1-1", "descriptors").unwrap();
+    let mut waiting = [(); 2].map(|()| get("/api/v1/devices/1-1/descriptors", ""));
+    for client in &waiting {
+        client.set_nonblocking(true).unwrap();
+    }
+    bus.plug("1-2", &Device::storage("S")).unwrap();
+    daemon.wait_until("an event is in the journal", || answer("/api/v1/events").1.contains("SanDisk"));
+    assert!(answer("/health").0.contains("200"));
+    for client in &mut waiting {
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        client.set_nonblocking(false).unwrap();
+    }
+    blocked.release(&whole).unwrap();
+    for client in waiting {
+        let (status, body) = read(client);
+        assert!(status.contains("200") && body.contains("ABC123"), "{status} {body}");
+    }
     daemon.stop();
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 mod charts;
+mod descriptors;
 mod journals;
 mod plugins;
 mod strings;

@@ -2,8 +2,10 @@
 //!
 //! # Invariants
 //!
-//! - Data flows one way: the core tells a [`Monitor`], the server reads it and the journal.
-//! - No client can hold up an event, nor the answer to another client for longer than a read of the journal.
+//! - Data flows one way: the core tells a [`Monitor`], the server reads it, the journal, and when asked a
+//!   device's descriptors in sysfs.
+//! - No client can hold up an event, nor the answer to another client for longer than a read of the journal, or,
+//!   of descriptors, of sysfs.
 //! - A client costs a bounded amount of memory, whether or not it reads, and there is a bounded number of them.
 //!
 //! # Errors
@@ -12,6 +14,7 @@
 //! and a request that is no HTTP, which gets an empty 400 (or 431, or 414) and the end of the connection.
 
 mod ask;
+mod descriptors;
 mod log;
 mod metrics;
 mod monitor;

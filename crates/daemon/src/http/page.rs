@@ -34,6 +34,7 @@ const FILES: &[(&str, &str, &str)] = &[
     file!("/page/tree.js", SCRIPT, "tree.js"),
     file!("/page/events.js", SCRIPT, "events.js"),
     file!("/page/details.js", SCRIPT, "details.js"),
+    file!("/page/descriptors.js", SCRIPT, "descriptors.js"),
     file!("/page/charts.js", SCRIPT, "charts.js"),
     file!("/page/rates.js", SCRIPT, "rates.js"),
     file!("/page/status.js", SCRIPT, "status.js"),

@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use autoweave_usb_device::Port;
 use autoweave_usb_stream::Secret;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{map_request_with_state, map_response};
@@ -22,7 +23,7 @@ use super::monitor::Monitor;
 use super::problem::Problem;
 use super::status::{Phase, Severity};
 use super::stream::{self, Follower, Live};
-use super::{metrics, page, token};
+use super::{descriptors, metrics, page, token};
 
 /// Events a client gets if it does not say how many.
 const EVENTS_DEFAULT: usize = 100;
@@ -39,6 +40,8 @@ pub(super) struct App {
     pub(super) token: Option<Secret>,
     pub(super) monitor: Arc<Monitor>,
     pub(super) log: Log,
+    /// A permit for the one request at a time that reads sysfs.
+    pub(super) sysfs: Arc<Semaphore>,
     pub(super) live: watch::Receiver<Live>,
     /// A permit for each client that follows the log.
     pub(super) streams: Arc<Semaphore>,
@@ -58,6 +61,7 @@ pub(super) fn router(app: App) -> Router {
     let app = Arc::new(app);
     let api = Router::new()
         .route("/api/v1/devices", get(devices))
+        .route("/api/v1/devices/{port}/descriptors", get(descriptors_in))
         .route("/api/v1/events", get(events))
         .route("/api/v1/events/stream", get(events_stream))
         .route_layer(map_request_with_state(app.clone(), know_token));
@@ -103,6 +107,14 @@ async fn metrics_text(State(app): State<Arc<App>>) -> Response {
 async fn devices(State(app): State<Arc<App>>) -> Response {
     let now = app.monitor.snapshot();
     json(stream::devices(now.devices, now.last_seq))
+}
+
+async fn descriptors_in(State(app): State<Arc<App>>, port: Result<Path<Port>, PathRejection>) -> Answer {
+    let missing = |detail: String| Problem::new(StatusCode::NOT_FOUND, detail);
+    let Path(port) = port.map_err(|rejection| missing(rejection.body_text()))?;
+    let known = app.monitor.snapshot().devices.iter().find(|device| device.port() == port).cloned();
+    let device = known.ok_or_else(|| missing(format!("no device is at {port}; see /api/v1/devices")))?;
+    Ok(json(descriptors::read(&app.sysfs, device).await?.into()))
 }
 
 #[derive(Deserialize)]

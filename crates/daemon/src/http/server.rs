@@ -151,9 +151,9 @@ impl Server {
         let runtime = runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            // The journal has one reader.
-            .max_blocking_threads(1)
-            .thread_name("http-journal")
+            // One reads the journal, and one sysfs: neither waits for what keeps the other.
+            .max_blocking_threads(2)
+            .thread_name("http-read")
             .build()?;
         let listener = {
             let _context = runtime.enter();
@@ -163,7 +163,8 @@ impl Server {
         let live_sender = watch::Sender::new(Live::default());
         let streams = Arc::new(Semaphore::new(limits.streams));
         let (log, live) = (Log::new(state_dir), live_sender.subscribe());
-        let app = App { hosts, token, monitor, log, live, streams, keep_alive: limits.keep_alive };
+        let sysfs = Arc::new(Semaphore::new(1));
+        let app = App { hosts, token, monitor, log, sysfs, live, streams, keep_alive: limits.keep_alive };
         let serve = move || run(runtime, listener, app, live_sender, limits, stopped);
         let thread = thread::Builder::new().name("http".to_owned()).spawn(serve)?;
         Ok(Self { address, stop, thread })

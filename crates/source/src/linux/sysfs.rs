@@ -80,6 +80,15 @@ impl Sysfs {
         if reading.address == address { Ok(reading) } else { Err(Unread::Gone) }
     }
 
+    /// The descriptors of the device in `port`, if it has `address` before and after they are read. Before Linux 6.2
+    /// this waits for the device's lock.
+    pub fn descriptors(&self, port: Port, address: u8) -> Option<Vec<u8>> {
+        let directory = self.device(port);
+        let is_it = || address_of(&directory) == Some(address);
+        let bytes = is_it().then(|| descriptors(&directory)).flatten()?;
+        is_it().then_some(bytes)
+    }
+
     /// The directory of the device in `port`.
     pub(super) fn device(&self, port: Port) -> PathBuf {
         self.bus().join(port.to_string())
@@ -105,7 +114,7 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
     let byte = |name: &str, radix| number(name, radix).and_then(|value| u8::try_from(value).ok());
     let not_there = || if directory.exists() { Unread::NotReady } else { Unread::Gone };
 
-    let address = byte("devnum", 10).ok_or_else(not_there)?;
+    let address = address_of(directory).ok_or_else(not_there)?;
     let (vendor_id, product_id) =
         number("idVendor", 16).zip(number("idProduct", 16)).ok_or_else(not_there)?;
     let reading = Reading {
@@ -120,10 +129,15 @@ fn read_device(directory: &Path, port: Port) -> Result<Reading, Unread> {
         ..Reading::bare(port, address, vendor_id, product_id, None)
     };
     // The next device in this port may have come while this one was being read.
-    if byte("devnum", 10) != Some(address) {
+    if address_of(directory) != Some(address) {
         return Err(not_there());
     }
     if reading.is_complete() { Ok(reading) } else { Err(not_there()) }
+}
+
+fn address_of(directory: &Path) -> Option<u8> {
+    let devnum = read_attribute(&directory.join("devnum"), ATTRIBUTE_BYTES_MAX);
+    attribute_number(devnum.as_deref(), 10).and_then(|value| u8::try_from(value).ok())
 }
 
 /// The descriptors of the device in `directory`, as the kernel keeps them.
@@ -276,6 +290,21 @@ mod tests {
         let port = "1-1".parse().unwrap();
         assert!(matches!(sysfs.read_devpath("/bus/usb/devices/1-1", port, 6), Err(Unread::Gone)));
         assert!(sysfs.read_devpath("/bus/usb/devices/1-1", port, 5).is_ok());
+    }
+
+    #[test]
+    fn descriptors_are_those_of_the_device_with_the_address() {
+        let tree = Tree::new();
+        let descriptors =
+            |port: &str, address| Sysfs::new(tree.0.path()).descriptors(port.parse().unwrap(), address);
+        assert_eq!(descriptors("1-1", 5).unwrap(), DESCRIPTOR);
+        assert_eq!(descriptors("1-1", 6), None);
+        assert_eq!(descriptors("1-2", 5), None);
+        tree.set("devnum", b"x");
+        assert_eq!(descriptors("1-1", 5), None);
+        tree.set("devnum", b"5\n");
+        fs::remove_file(tree.0.path().join("bus/usb/devices/1-1/descriptors")).unwrap();
+        assert_eq!(descriptors("1-1", 5), None);
     }
 
     #[test]

@@ -85,6 +85,12 @@ pub fn nodes(_: Port) -> Vec<String> {
     Vec::new()
 }
 
+/// They are given to nobody who does not open the device.
+#[cfg(not(target_os = "linux"))]
+pub fn descriptors(_: Port, _: u8) -> Option<Vec<u8>> {
+    None
+}
+
 /// What is polled.
 #[cfg(not(target_os = "linux"))]
 pub struct Bus;

@@ -1,5 +1,7 @@
 // Everything that is known of one device: as it is now, as its descriptors say, and what happened to it.
 
+import { askJson } from "./access.js";
+import { configurations } from "./descriptors.js";
 import { before } from "./feed.js";
 import { byId, make, parts, setText, tile } from "./dom.js";
 import {
@@ -19,6 +21,8 @@ export class Details {
   #older = [];
   /** Events before this one were not looked through. */
   #end = null;
+  /** The signature of the device whose descriptors were asked for, and what was told of them. */
+  #decoded = { signature: null, told: null };
   #rendered = "";
 
   constructor(store) {
@@ -29,7 +33,8 @@ export class Details {
       if (event.target === this.#dialog) this.#dialog.close();
     });
     this.#dialog.addEventListener("close", () => {
-      this.#device = null;
+      // It is told later, when another device may be open.
+      if (!this.#dialog.open) this.#device = null;
     });
   }
 
@@ -37,6 +42,7 @@ export class Details {
     this.#device = device;
     this.#older = [];
     this.#end = this.#store.events[0]?.event.seq ?? this.#store.seq + 1;
+    this.#decoded = { signature: null, told: null };
     this.#rendered = "";
     if (!this.#dialog.open) this.#dialog.showModal();
     this.render();
@@ -50,9 +56,10 @@ export class Details {
     const id = this.#device.device_id;
     const now = [...this.#store.devices.values()].find((one) => one.device.device_id === id);
     const device = now?.device ?? this.#device;
+    if (now !== undefined && device.signature !== this.#decoded.signature) this.#decode(device);
     const recent = this.#store.events.map((known) => known.event).filter((event) => event.device.device_id === id);
     const history = [...this.#older, ...recent].slice(-HISTORY_MAX);
-    const state = [now === undefined, history.at(-1)?.event_id, history.length, this.#end, this.#device.signature].join();
+    const state = [now === undefined, history.at(-1)?.event_id, history.length, this.#end, device.signature, this.#decoded.told !== null].join();
     if (state === this.#rendered) return;
     this.#rendered = state;
     this.#device = device;
@@ -61,8 +68,21 @@ export class Details {
     setText(byId("details-place"), now === undefined ? "not connected" : `connected at ${port(device)}`);
     byId("details-place").className = now === undefined ? "gone" : "there";
     const focused = document.activeElement?.id;
-    byId("details-body").replaceChildren(identity(device), interfaces(device), descriptor(device), this.#history(history));
+    const { signature, told } = this.#decoded;
+    const decoded = told !== null && signature === device.signature ? configurations(told, device.speed_mbps) : [];
+    byId("details-body").replaceChildren(identity(device), interfaces(device), descriptor(device), ...decoded, this.#history(history));
     if (focused === "look-back") byId(focused)?.focus();
+  }
+
+  /** Asks what the descriptors of a connected device say; where that cannot be had, nothing of it is shown. */
+  async #decode(device) {
+    const asked = { signature: device.signature, told: null };
+    this.#decoded = asked;
+    const told = await askJson(`/api/v1/devices/${port(device)}/descriptors`).catch(() => null);
+    // By now another device may be there.
+    if (told?.signature !== asked.signature) return;
+    asked.told = told;
+    if (this.#decoded === asked) this.render();
   }
 
   #history(history) {

@@ -92,7 +92,8 @@ fn with_a_token_devices_and_events_are_for_those_who_know_it() {
     for path in ["/", "/page/main.js", "/health", "/metrics"] {
         assert_eq!(ask(path, "").status, 200, "{path}");
     }
-    for path in ["/api/v1/devices", "/api/v1/events", "/api/v1/events/stream"] {
+    let descriptors = "/api/v1/devices/1-1/descriptors";
+    for path in ["/api/v1/devices", descriptors, "/api/v1/events", "/api/v1/events/stream"] {
         for wrong in [
             "",
             "Authorization: Bearer s3cre\r\n",
@@ -107,6 +108,7 @@ fn with_a_token_devices_and_events_are_for_those_who_know_it() {
     }
     for right in ["Authorization: Bearer s3cret\r\n", "authorization: bearer s3cret\r\n"] {
         assert_eq!(ask("/api/v1/devices", right).status, 200);
+        ask(descriptors, right).problem(404);
     }
     let follower = Client::connect(server.address());
     let path = "/api/v1/events/stream?since=0";
@@ -223,6 +225,31 @@ fn devices_are_those_of_the_last_commit() {
     let connected = [device(1), device(2), device(3)];
     fixture.monitor.committed(9, connected.iter());
     assert_eq!(fixture.get("/api/v1/devices").json(), json!({"devices": connected, "seq": 9}));
+}
+
+#[test]
+fn descriptors_that_cannot_be_had_are_not_found() {
+    let fixture = Fixture::new();
+    // A root hub has address 1 on its bus, so that no machine has this one.
+    fixture.monitor.committed(1, [device(1)].iter());
+    let missing = |port: &str| fixture.get(&format!("/api/v1/devices/{port}/descriptors")).problem(404);
+    let gone = missing("1-1");
+    assert!(gone.contains("sysfs"), "{gone}");
+    if cfg!(target_os = "linux") {
+        assert!(gone.contains("the device at 1-1 has gone"), "{gone}");
+    }
+    assert_eq!(missing("1-2"), "no device is at 1-2; see /api/v1/devices");
+    assert_eq!(missing("usb1"), "no device is at usb1; see /api/v1/devices");
+    let malformed =
+        ["1", "usb0", "1-01", "1-1:1.0", "1-1%2F..", "..%2F..%2Fetc", "1-1.2.3.4.5.6.7.8", "%00", "1-1%20"];
+    for port in malformed {
+        let detail = missing(port);
+        assert!(detail.contains("expected a name such as 1-4.2 or usb1"), "{port}: {detail}");
+    }
+    assert!(missing("%ff").contains("UTF-8"));
+    assert!(fixture.get("/api/v1/devices/1-1").problem(404).contains("/api/v1/devices/1-1"));
+    let path = "/api/v1/devices/1-1/descriptors";
+    assert!(fixture.client().ask("POST", path, "").problem(405).contains("POST"));
 }
 
 #[test]
