@@ -12,7 +12,7 @@ const MODEL_BYTES: usize = 9;
 /// A device that was given an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Named {
-    /// What it says of itself, [`identity`].
+    /// What it says of itself: model and serial number, or model and port.
     pub identity: String,
     /// Where it is, or was last.
     pub port: Port,
