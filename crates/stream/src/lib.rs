@@ -37,6 +37,7 @@ mod script;
 mod server;
 
 mod backoff;
+mod control;
 mod notice;
 mod publisher;
 mod report;
@@ -58,8 +59,8 @@ pub use consumer::{
 };
 pub use entry::{FIELDS, FieldError, entry, event};
 pub use failure::Failure;
-pub use notice::{Notice, State, Status};
+pub use notice::{Acknowledged, Listener, Notice, State, Status};
 pub use probe::{Findings, Group, probe};
-pub use publisher::{Acknowledged, Listener, Publisher};
+pub use publisher::Publisher;
 pub use read::{Entry, GroupReader, StreamReader, create_group};
 pub use settings::{Endpoint, Password, Secret, Settings};

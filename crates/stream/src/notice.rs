@@ -1,8 +1,34 @@
-//! What the publisher has to say.
+//! What the publisher has to say, and to whom.
 
 use std::fmt;
+use std::time::SystemTime;
+
+use autoweave_usb_device::Traceparent;
 
 use crate::failure::Failure;
+
+/// Who hears of what a publisher does. Both are called on the publisher's thread and must not block.
+pub struct Listener {
+    /// What an operator should know.
+    pub on_notice: Box<dyn FnMut(Notice) + Send>,
+    /// The stream acknowledged an event, for the first time to this publisher.
+    pub on_acknowledged: Box<dyn FnMut(Acknowledged<'_>) + Send>,
+}
+
+/// An event that the stream has.
+#[derive(Clone, Copy, Debug)]
+pub struct Acknowledged<'a> {
+    /// Its number.
+    pub seq: u64,
+    /// When it was observed, in milliseconds since the Unix epoch.
+    pub timestamp: u64,
+    /// The trace that began with that, if one did.
+    pub traceparent: Option<Traceparent>,
+    /// When it was sent, the last time.
+    pub sent: SystemTime,
+    /// The stream's key.
+    pub stream: &'a str,
+}
 
 /// Something an operator should know, told once when it begins.
 #[derive(Clone, Debug, PartialEq, Eq)]

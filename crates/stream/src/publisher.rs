@@ -2,13 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
-use autoweave_usb_device::Traceparent;
-
-use crate::notice::{Notice, State, Status};
+use crate::control::{Ending, Shared};
+use crate::notice::{Listener, State, Status};
 use crate::rows::Rows;
 use crate::settings::Settings;
 use crate::worker::Worker;
@@ -18,51 +17,6 @@ use crate::worker::Worker;
 pub struct Publisher {
     shared: Arc<Shared>,
     rows: Rows,
-}
-
-/// Who hears of what a publisher does. Both are called on the publisher's thread and must not block.
-pub struct Listener {
-    /// What an operator should know.
-    pub on_notice: Box<dyn FnMut(Notice) + Send>,
-    /// The stream acknowledged an event, for the first time to this publisher.
-    pub on_acknowledged: Box<dyn FnMut(Acknowledged<'_>) + Send>,
-}
-
-/// An event that the stream has.
-#[derive(Clone, Copy, Debug)]
-pub struct Acknowledged<'a> {
-    /// Its number.
-    pub seq: u64,
-    /// When it was observed, in milliseconds since the Unix epoch.
-    pub timestamp: u64,
-    /// The trace that began with that, if one did.
-    pub traceparent: Option<Traceparent>,
-    /// When it was sent, the last time.
-    pub sent: SystemTime,
-    /// The stream's key.
-    pub stream: &'a str,
-}
-
-/// What the handle and the thread share.
-#[derive(Default)]
-pub(crate) struct Shared {
-    control: Mutex<Control>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Control {
-    orders: Orders,
-    status: Status,
-}
-
-/// What the thread was asked to do; the latest of each kind.
-#[derive(Default)]
-pub(crate) struct Orders {
-    pub(crate) woken: bool,
-    pub(crate) settings: Option<Settings>,
-    pub(crate) producer: Option<String>,
-    pub(crate) stop: Option<Instant>,
 }
 
 impl Publisher {
@@ -80,7 +34,7 @@ impl Publisher {
         let shared = Arc::new(Shared::default());
         let rows = Rows::new(state_dir.into());
         let worker = Worker::new(settings, rows.clone(), producer, shared.clone(), listener);
-        let ending = Ending(shared.clone());
+        let ending = Ending::new(shared.clone());
         thread::Builder::new().name("publisher".to_owned()).spawn(move || {
             let _ending = ending;
             worker.run();
@@ -110,7 +64,7 @@ impl Publisher {
         self.shared.order(|orders| orders.settings = Some(settings));
     }
 
-    /// Goes on under a new producer id, after [`Notice::NewProducerNeeded`] or when the journal was begun anew.
+    /// Goes on under a new producer id, after [`crate::Notice::NewProducerNeeded`] or when the journal was begun anew.
     /// Remember it: the next [`Publisher::spawn`] needs it.
     pub fn resume_as(&self, producer: String) {
         self.shared.order(|orders| orders.producer = Some(producer));
@@ -146,66 +100,5 @@ impl Drop for Publisher {
             orders.stop.get_or_insert_with(Instant::now);
         });
         self.rows.release();
-    }
-}
-
-impl Shared {
-    pub(crate) fn update(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.lock().status);
-    }
-
-    /// Takes what was ordered; the order to stop stays.
-    pub(crate) fn take_orders(&self) -> Orders {
-        let orders = &mut self.lock().orders;
-        let stop = orders.stop;
-        std::mem::replace(orders, Orders { stop, ..Orders::default() })
-    }
-
-    /// Waits for an order, at most until `until`. `stopping`: the order to stop is known.
-    pub(crate) fn wait(&self, until: Option<Instant>, stopping: bool) {
-        let mut control = self.lock();
-        loop {
-            let Orders { woken, settings, producer, stop } = &control.orders;
-            let ordered = *woken || settings.is_some() || producer.is_some() || (stop.is_some() && !stopping);
-            if ordered || until.is_some_and(|until| until <= Instant::now()) {
-                return;
-            }
-            control = self.wait_until(control, until);
-        }
-    }
-
-    fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut self.lock().orders);
-        self.changed.notify_all();
-    }
-
-    fn wait_until<'a>(
-        &self,
-        control: MutexGuard<'a, Control>,
-        until: Option<Instant>,
-    ) -> MutexGuard<'a, Control> {
-        match until {
-            None => self.changed.wait(control).unwrap_or_else(PoisonError::into_inner),
-            Some(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                let waited = self.changed.wait_timeout(control, left);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-        }
-    }
-
-    /// Both halves are plain values that are whole after every statement, so a panic elsewhere spoils nothing.
-    fn lock(&self) -> MutexGuard<'_, Control> {
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Says that the thread has ended, also when it panicked.
-struct Ending(Arc<Shared>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.update(|status| status.state = State::Stopped);
-        self.0.changed.notify_all();
     }
 }

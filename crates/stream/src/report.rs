@@ -4,9 +4,9 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::control::Shared;
 use crate::failure::Failure;
-use crate::notice::{Notice, State};
-use crate::publisher::{Acknowledged, Listener, Shared};
+use crate::notice::{Acknowledged, Listener, Notice, State};
 use crate::send::Call;
 use crate::server::Server;
 use crate::trim::Trimmed;

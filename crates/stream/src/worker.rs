@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backoff::Backoff;
+use crate::control::{Orders, Shared};
 use crate::failure::Failure;
 use crate::link::{Link, RESPONSE_TIMEOUT};
 use crate::mark::Place;
-use crate::notice::Notice;
-use crate::publisher::{Listener, Orders, Shared};
+use crate::notice::{Listener, Notice};
 use crate::report::Report;
 use crate::rows::Rows;
 use crate::script;

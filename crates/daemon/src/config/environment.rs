@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Origin, Problem};
 use super::keys::{self, KEYS, Key, VARIABLE_PREFIX};
-use super::kind::{Raw, shown};
+use super::raw::{Raw, shown};
 use super::values::Values;
 
 /// Names the configuration file.

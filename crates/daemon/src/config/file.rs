@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin, Problem};
 use super::keys;
-use super::kind::{Raw, shown};
+use super::raw::{Raw, shown};
 use super::values::Values;
 
 /// The largest configuration file that is read.

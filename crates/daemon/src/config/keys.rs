@@ -2,7 +2,8 @@
 //!
 //! The file, the environment, the flags, the suggestions and the reference page all come from it.
 
-use super::kind::{Kind, REDIS_DB_MAX};
+use super::kind::Kind;
+use super::redis_url::REDIS_DB_MAX;
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

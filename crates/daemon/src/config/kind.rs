@@ -1,32 +1,21 @@
-//! The kinds of value a key can have, and how each is read from TOML and from plain text.
+//! The kinds of value a key can have, and how each is read.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use toml::de::DeValue;
 
 use super::model::{Chain, Password, Secret, Selector, SourceName};
-use super::redis_url::{self, RedisUrl};
+use super::raw::{Raw, shown};
+use super::redis_url::{self, RedisUrl, check_host};
 use super::resources;
-
-/// The highest database number: Redis keeps it in a C `int` (redis `config.c`, `databases`).
-pub const REDIS_DB_MAX: u32 = 2_147_483_647;
 
 const TEXT_BYTES_MAX: usize = 255;
 /// Linux's `PATH_MAX`.
 const PATH_BYTES_MAX: usize = 4096;
 /// Enough for a password, a token or a URL that holds either.
 const SECRET_BYTES_MAX: usize = 4096;
-
-/// A value as written, before it is checked.
-#[derive(Clone, Copy)]
-pub enum Raw<'a> {
-    /// From an environment variable or a flag.
-    Text(&'a str),
-    /// From a configuration file.
-    Toml(&'a DeValue<'a>),
-}
 
 /// The kind and range of a key's value.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +117,7 @@ impl Kind {
             Self::Choice(words) => format!("one of `{}`", words.join("`, `")),
             Self::Text => format!("a string of at most {TEXT_BYTES_MAX} bytes"),
             Self::Name => format!("a name of 1 to {TEXT_BYTES_MAX} bytes without spaces and braces"),
-            Self::Host => "a host name, an IP address or the absolute path of a Unix socket".to_owned(),
+            Self::Host => redis_url::HOST_EXPECTED.to_owned(),
             Self::Address => "an IP address".to_owned(),
             Self::Path | Self::SecretFile => format!("a path of at most {PATH_BYTES_MAX} bytes"),
             Self::Secret => format!("a string of at most {SECRET_BYTES_MAX} bytes"),
@@ -142,10 +131,7 @@ impl Kind {
             }
             Self::Names => "a list of names".to_owned(),
             Self::HostNames => "a list of host names without ports".to_owned(),
-            Self::Resources => {
-                "a table of resources, each a table of some of `vendor`, `product`, `class` and `serial`"
-                    .to_owned()
-            }
+            Self::Resources => resources::EXPECTED.to_owned(),
         }
     }
 
@@ -203,7 +189,7 @@ impl Kind {
     }
 
     /// What to say of a value of another kind.
-    pub fn mismatch(self, raw: Raw<'_>) -> String {
+    fn mismatch(self, raw: Raw<'_>) -> String {
         format!("expected {}, found {}", self.expected(), raw.found())
     }
 
@@ -319,101 +305,4 @@ impl Kind {
         }
         Ok(Chain::Only(chain))
     }
-}
-
-impl<'a> Raw<'a> {
-    fn found(self) -> &'static str {
-        match self {
-            Self::Text("") => "nothing",
-            Self::Text(_) | Self::Toml(DeValue::String(_)) => "a string",
-            Self::Toml(DeValue::Integer(_)) => "an integer",
-            Self::Toml(DeValue::Float(_)) => "a float",
-            Self::Toml(DeValue::Boolean(_)) => "a boolean",
-            Self::Toml(DeValue::Datetime(_)) => "a date or time",
-            Self::Toml(DeValue::Array(_)) => "a list",
-            Self::Toml(DeValue::Table(_)) => "a section",
-        }
-    }
-
-    /// The text this is, if it is one.
-    pub fn string(self) -> Option<&'a str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Toml(value) => value.as_str(),
-        }
-    }
-
-    /// The integer this is; one beyond `i128` is as good as its extreme, since no key reaches that far.
-    fn integer(self) -> Option<i128> {
-        match self {
-            Self::Text(text) => text.trim().parse().ok(),
-            Self::Toml(DeValue::Integer(integer)) => {
-                Some(i128::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i128::MAX))
-            }
-            Self::Toml(_) => None,
-        }
-    }
-
-    fn items(self) -> Option<Vec<Raw<'a>>> {
-        match self {
-            Self::Text(list) => {
-                let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
-                Some(items.map(Raw::Text).collect())
-            }
-            Self::Toml(DeValue::Array(items)) => {
-                Some(items.iter().map(|item| Raw::Toml(item.get_ref())).collect())
-            }
-            Self::Toml(_) => None,
-        }
-    }
-
-    /// A USB id: an integer, or hex digits in a string. Plain text has no quotes to tell the two apart, so
-    /// there decimal digits without a leading zero are an integer, as they are in a file.
-    pub fn id(self) -> Option<i128> {
-        let text = match self {
-            Self::Toml(DeValue::Integer(_)) => return self.integer(),
-            Self::Text(text) if text == "0" || (!text.starts_with('0') && is_decimal(text)) => {
-                return self.integer();
-            }
-            _ => self.string()?,
-        };
-        let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
-        let hex = (1..=4).contains(&digits.len()) && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-        i128::from_str_radix(digits, 16).ok().filter(|_| hex)
-    }
-}
-
-/// Checks the name or address of a TCP host; does not quote it, since a URL with a password may stand there
-/// by mistake.
-///
-/// # Errors
-/// What is wrong and the mend.
-pub fn check_host(host: &str) -> Result<(), String> {
-    let numeric = host.split_once('%').map_or(host, |(address, _zone)| address);
-    if host.is_empty() {
-        Err("the host is empty".to_owned())
-    } else if host.contains("://") || host.contains('@') {
-        Err("expected a host name, found a URL: that goes into `redis.url` or `REDIS_URL`".to_owned())
-    } else if host.contains(':') && numeric.parse::<Ipv6Addr>().is_err() {
-        Err("a host name has no `:`; the port goes into `redis.port`, an IPv6 address has no brackets"
-            .to_owned())
-    } else if host.len() > TEXT_BYTES_MAX || host.contains(|c: char| c.is_whitespace() || c == '/') {
-        Err(format!("expected {}", Kind::Host.expected()))
-    } else {
-        Ok(())
-    }
-}
-
-/// `text` made fit for an error message: short and without control characters.
-pub fn shown(text: &str) -> String {
-    const CHARS_MAX: usize = 60;
-    let mut shown: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
-    if text.chars().nth(CHARS_MAX).is_some() {
-        shown.push('…');
-    }
-    shown
-}
-
-fn is_decimal(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit())
 }

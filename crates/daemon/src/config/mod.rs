@@ -11,6 +11,7 @@ mod file;
 mod keys;
 mod kind;
 mod model;
+mod raw;
 mod redis_url;
 mod resources;
 mod values;
@@ -36,7 +37,7 @@ pub use model::*;
 use environment::{Environment, FILE_VARIABLE};
 use error::Problem;
 use keys::Applies;
-use kind::Raw;
+use raw::Raw;
 use values::Values;
 
 use crate::places::System;

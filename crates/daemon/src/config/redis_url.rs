@@ -4,8 +4,18 @@
 //! `unix:///PATH[?db=DB&user=USER&pass=PASSWORD]`, percent-encoded, as redis-cli and the client libraries
 //! read them. Errors quote no part of the URL: it may hold a password.
 
-use super::kind::{REDIS_DB_MAX, check_host};
+use std::net::Ipv6Addr;
+
 use super::model::Secret;
+
+/// The highest database number: Redis keeps it in a C `int` (redis `config.c`, `databases`).
+pub const REDIS_DB_MAX: u32 = 2_147_483_647;
+
+/// What a host may be, as in "expected …".
+pub const HOST_EXPECTED: &str = "a host name, an IP address or the absolute path of a Unix socket";
+
+/// RFC 1035, 2.3.4.
+const HOST_BYTES_MAX: usize = 255;
 
 const PORT: u16 = 6379;
 
@@ -36,6 +46,27 @@ pub fn parse(url: &str) -> Result<RedisUrl, String> {
         Some(("rediss", rest)) => tcp(rest, true),
         Some(("unix", rest)) => unix(rest),
         _ => Err("the URL must begin with `redis://`, `rediss://` or `unix://`".to_owned()),
+    }
+}
+
+/// Checks the name or address of a TCP host; does not quote it, since a URL with a password may stand there
+/// by mistake.
+///
+/// # Errors
+/// What is wrong and the mend.
+pub fn check_host(host: &str) -> Result<(), String> {
+    let numeric = host.split_once('%').map_or(host, |(address, _zone)| address);
+    if host.is_empty() {
+        Err("the host is empty".to_owned())
+    } else if host.contains("://") || host.contains('@') {
+        Err("expected a host name, found a URL: that goes into `redis.url` or `REDIS_URL`".to_owned())
+    } else if host.contains(':') && numeric.parse::<Ipv6Addr>().is_err() {
+        Err("a host name has no `:`; the port goes into `redis.port`, an IPv6 address has no brackets"
+            .to_owned())
+    } else if host.len() > HOST_BYTES_MAX || host.contains(|c: char| c.is_whitespace() || c == '/') {
+        Err(format!("expected {HOST_EXPECTED}"))
+    } else {
+        Ok(())
     }
 }
 

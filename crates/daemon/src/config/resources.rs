@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use toml::de::{DeTable, DeValue};
 
-use super::kind::{Kind, Raw, shown};
 use super::model::Selector;
+use super::raw::{Raw, shown};
+
+/// What is allowed, as in "expected …".
+pub const EXPECTED: &str =
+    "a table of resources, each a table of some of `vendor`, `product`, `class` and `serial`";
 
 /// Each has a socket and connections of its own.
 const RESOURCES_MAX: usize = 64;
@@ -24,7 +28,7 @@ const SERIAL_BYTES_MAX: usize = 255;
 pub fn parse(raw: Raw<'_>) -> Result<BTreeMap<String, Selector>, String> {
     match raw {
         Raw::Toml(DeValue::Table(table)) => resources(table),
-        Raw::Toml(_) => Err(Kind::Resources.mismatch(raw)),
+        Raw::Toml(_) => Err(format!("expected {EXPECTED}, found {}", raw.found())),
         Raw::Text(text) => {
             let table =
                 DeTable::parse(text).map_err(|error| format!("not valid TOML: {}", error.message()))?;

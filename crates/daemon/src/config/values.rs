@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use super::error::{Origin, Problem};
 use super::keys::{KEYS, Key};
-use super::kind::{Raw, Value};
+use super::kind::Value;
 use super::model::{
     Chain, Config, DevicePlugin, Durability, Endpoint, Fallback, Filters, Journal, Log, LogFormat, LogLevel,
     Monitoring, Password, Performance, Plugins, Redis, Selector, Source,
 };
+use super::raw::Raw;
 use super::redis_url::RedisUrl;
 
 /// The value of every key, and where those that were set come from. Later sets win.
