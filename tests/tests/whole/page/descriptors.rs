@@ -91,6 +91,7 @@ fn descriptors_are_decoded_in_the_details() {
     ];
     assert_eq!(rows(&browser), expected);
     let said = browser.text("#details-body");
+    assert!(said.contains("video, vendor specific"), "{said}");
     assert!(said.contains("at most 500 mA · powered by the bus\n"), "{said}");
     assert!(said.contains("at most 510 mA · self-powered · remote wakeup"), "{said}");
     assert!(!said.contains("More cannot be read"), "{said}");

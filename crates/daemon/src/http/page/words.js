@@ -30,6 +30,8 @@ const UNKNOWN = ["unknown class", "usb", "plain"];
 // Said of a device whose interfaces say what it is.
 const IN_INTERFACES = new Set([0x00, 0xef]);
 
+const VENDOR_SPECIFIC = 0xff;
+
 const BOOT = new Map([[1, "keyboard"], [2, "mouse"]]);
 
 export const className = (code) => (CLASSES.get(code) ?? [`class ${hex(code, 2)}`])[0];
@@ -55,11 +57,12 @@ export const ids = (device) => `${device.vendor_id}:${device.product_id}`;
 
 export const isHub = (device) => device.port_path === "0" || codes(device).includes(0x09);
 
-/** The class codes that say what a device is, each once. */
+/** The class codes that say what a device is, each once; what says nothing to others comes last. */
 export function codes(device) {
   const own = device.device_class;
   if (own !== null && !IN_INTERFACES.has(own)) return [own];
-  const said = [...new Set(device.interfaces.map((one) => one.class))];
+  const said = [...new Set(device.interfaces.map((one) => one.class))]
+    .sort((one, other) => (one === VENDOR_SPECIFIC) - (other === VENDOR_SPECIFIC));
   return said.length > 0 || own === null ? said : [own];
 }
 
