@@ -8,15 +8,17 @@ mod namespace;
 mod netlink;
 mod nodes;
 mod observer;
+mod observing;
 mod readers;
 mod receiver;
 mod reception;
 mod ring;
+mod slot;
 mod sysfs;
 pub mod uevent;
 
 pub use devices::Devices;
 pub use namespace::hears_uevents;
-pub use observer::{Observing, spawn};
+pub use observing::{Observing, spawn};
 pub use reception::Reception;
 pub use sysfs::{Sysfs, Unread, descriptors};

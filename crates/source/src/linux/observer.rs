@@ -6,9 +6,7 @@
 //! out of its verdict, so it neither overtakes an edge nor contradicts one.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
-use std::sync::{Arc, mpsc};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceName};
@@ -16,9 +14,8 @@ use autoweave_usb_device::{Moment, Observation, Observed, Port, Reading, SourceN
 use super::log::{Content, RawMessage};
 use super::netlink;
 use super::readers::{Done, Job, Readers};
-use super::receiver::{Receiver, ReceiverWake};
-use super::reception::Reception;
-use super::ring::Ring;
+use super::receiver::Receiver;
+use super::slot::{Fallback, Pending, Place, Slot};
 use super::sysfs::{Sysfs, Unread};
 use super::uevent::{self, Uevent};
 use crate::schedule::Schedule;
@@ -55,70 +52,6 @@ pub struct Observer {
     socket_inode: u64,
     /// What need not be told: a daemon before this one did.
     told: Position,
-}
-
-/// A running observer.
-#[derive(Debug)]
-pub struct Observing {
-    /// What it takes from.
-    pub ring: Arc<Ring>,
-    wake: ReceiverWake,
-    /// Where it runs.
-    pub thread: Thread,
-    /// Takes what need not be told, and lets it begin.
-    pub start: mpsc::Sender<Position>,
-}
-
-impl Observing {
-    /// Leaves out what the receiver was left with while another source told, which may have been told: the number of
-    /// the last of it. Before it was let begin.
-    pub fn forget(&self) -> u64 {
-        let ticket = self.ring.ask_drain();
-        self.wake.wake();
-        self.ring.forget_all(ticket)
-    }
-}
-
-impl Drop for Observing {
-    /// Whoever observes may be what failed: the receiver is not to go on without it.
-    fn drop(&mut self) {
-        self.ring.close();
-        self.wake.wake();
-    }
-}
-
-/// A place in the order of observations.
-struct Slot {
-    place: Place,
-    content: Pending,
-}
-
-/// What an observation came from.
-struct Place {
-    number: u64,
-    seqnum: Option<u64>,
-    at: Moment,
-}
-
-enum Pending {
-    Ready(Observation),
-    /// A device is being read; until then, this is what is known of it.
-    Reading {
-        bare: Box<Reading>,
-        deadline: Instant,
-        fallback: Fallback,
-    },
-    /// It led to nothing.
-    Nothing,
-}
-
-/// What becomes of a device that could not be read.
-#[derive(Clone, Copy, PartialEq)]
-enum Fallback {
-    /// It arrived all the same.
-    Arrived,
-    /// It is what was known before.
-    Nothing,
 }
 
 enum Scan {
@@ -459,56 +392,4 @@ impl Observer {
         let next = [read, scan].into_iter().flatten().min();
         next.map_or(Duration::MAX, |next| next.saturating_duration_since(Instant::now()))
     }
-}
-
-impl Pending {
-    fn with_reading(self, reading: Reading) -> Self {
-        let reading = Box::new(reading);
-        match self {
-            Self::Reading { fallback: Fallback::Arrived, .. } => {
-                Self::Ready(Observation::Arrived { reading })
-            }
-            Self::Reading { .. } => Self::Ready(Observation::Refreshed { reading }),
-            other => other,
-        }
-    }
-
-    /// What is left when the device could not be read.
-    fn without_reading(self) -> Self {
-        match self {
-            Self::Reading { bare, fallback: Fallback::Arrived, .. } => {
-                Self::Ready(Observation::Arrived { reading: bare })
-            }
-            Self::Reading { .. } => Self::Nothing,
-            ready => ready,
-        }
-    }
-}
-
-/// Starts a receiver, readers, and an observer on a thread of its own that waits for [`Observing::start`].
-///
-/// # Errors
-/// No more threads or memory can be had.
-pub fn spawn(started: Started, reception: Reception) -> io::Result<Observing> {
-    let sysfs = Sysfs::new("/sys");
-    let socket_inode = reception.socket_inode()?;
-    let (sender, ring) = mpsc::sync_channel(1);
-    let (start, told) = mpsc::channel();
-    let thread = thread::Builder::new().name("usb-observe".to_owned()).spawn(move || {
-        let me = thread::current();
-        let parts = Receiver::spawn(reception, started.counters.clone(), me.clone())
-            .and_then(|receiver| Ok((receiver, Readers::spawn(&sysfs, &me)?)));
-        match parts {
-            Ok((receiver, readers)) => {
-                let _ = sender.send(Ok((receiver.ring.clone(), receiver.waker())));
-                // Without a start the source was dropped.
-                if let Ok(told) = told.recv() {
-                    Observer::new(started, sysfs, readers, receiver, socket_inode, told).run();
-                }
-            }
-            Err(error) => drop(sender.send(Err(error))),
-        }
-    })?;
-    let (ring, wake) = ring.recv().unwrap_or_else(|_| Err(io::Error::other("the observer ended at once")))?;
-    Ok(Observing { ring, wake, thread: thread.thread().clone(), start })
 }
