@@ -24,9 +24,21 @@ def log(level, message):
     send({"type": "log", "level": level, "message": str(message)[:4096]})
 
 
+def taken(function):
+    """How many arguments the function takes, or None for all: as in JavaScript, it need not take those it does not want."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    kinds = [parameter.kind for parameter in parameters]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+
+
 def call(hook, *arguments):
-    function = functions.get(hook)
-    result = function(*arguments) if function else None
+    function, count = functions.get(hook, (None, 0))
+    result = function(*arguments[:count]) if function else None
     if inspect.isawaitable(result):
         asyncio.run(result)
 
@@ -50,9 +62,10 @@ spec.loader.exec_module(plugin)
 functions = {}
 for hook, name in config["hooks"].items():
     if name:
-        functions[hook] = getattr(plugin, name, None)
-        if not callable(functions[hook]):
+        function = getattr(plugin, name, None)
+        if not callable(function):
             sys.exit(f"{config['entry']} has no function {name}, which hooks.{hook} names")
+        functions[hook] = function, taken(function)
 
 for line in lines:
     message = json.loads(line)

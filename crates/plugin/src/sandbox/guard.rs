@@ -82,8 +82,10 @@ fn ignore_requests() -> io::Result<()> {
 /// Kills what the plugin left, unless the loader has to, and ends as the plugin did.
 fn follow(loader: i32, plugin: Pid) -> io::Result<Infallible> {
     let group = getpgrp();
+    // Zero: a group that is not in our PID namespace, and to setpgid(2) our own.
+    let others = getpgid(Some(Pid::from_raw(loader))).ok().filter(|others| others.as_raw() != 0);
     // Out of the group it can kill it and go on; in another session it cannot leave.
-    if getpgid(Some(Pid::from_raw(loader))).and_then(|others| setpgid(getpid(), others)).is_ok() {
+    if others.is_some_and(|others| setpgid(getpid(), others).is_ok()) {
         let _ = killpg(group, Signal::SIGKILL);
     }
     match waitpid(plugin, None)? {

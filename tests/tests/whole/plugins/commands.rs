@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::json;
 
@@ -35,6 +36,22 @@ fn a_new_plugin_of_each_language_can_be_run_at_once() {
         plugins(&bed, directory.path(), &["new", &name]).fails(74, &[&name]);
     }
     plugins(&bed, directory.path(), &["new", "No Name"]).fails(64, &["lower-case words"]);
+}
+
+/// As in a container whose first process leads no group of its own.
+#[test]
+fn a_plugin_ends_as_it_does_where_the_loaders_group_is_out_of_sight() {
+    let (bed, directory) = (Bed::new(), tempfile::tempdir().unwrap());
+    plugins(&bed, directory.path(), &["new", "mine", "--lang", "shell"]).ok();
+    let env = bed.env();
+    let mut inside = command(&pairs(&env));
+    inside.args(["plugins", "run", "mine", "--simulate"]).env("STATE_DIRECTORY", bed.state.path());
+    let mut outside = Command::new("unshare");
+    outside.args(["--pid", "--fork", "--kill-child", "--mount-proc"]).arg(inside.get_program());
+    outside.args(inside.get_args()).env_clear().current_dir(directory.path());
+    outside.envs(inside.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let run = finish(&mut outside).ok();
+    assert!(!format!("{}{}", run.stdout, run.stderr).contains("signal"), "{}{}", run.stdout, run.stderr);
 }
 
 #[test]
