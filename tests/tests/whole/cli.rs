@@ -150,6 +150,7 @@ fn watch_prints_the_contracts_example_without_privileges_and_leaves_nothing_behi
     assert_eq!(events[1], example("attach", &events[1]));
     assert_eq!(events[1]["device"]["interfaces"][0]["driver"], "usbhid");
     assert_eq!(events[2], example("detach", &events[2]));
+    assert_eq!(events[2]["device"], events[1]["device"], "the kernel took its driver off before it left");
     for event in &events[1..] {
         let id = event["event_id"].as_str().unwrap();
         assert!(

@@ -9,6 +9,7 @@
 //! - a hub's attach goes out before, and its detach after, those of the devices below it;
 //! - once every port has been scanned and every window has closed, what was published is what is there.
 
+mod drivers;
 mod identity;
 mod orphans;
 #[cfg(test)]
@@ -16,6 +17,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use drivers::Released;
 
 use crate::{
     Action, Device, Filters, Moment, Observation, Observed, Port, Reading, Reason, Rule, SourceName,
@@ -108,6 +111,8 @@ struct State {
     orphan: Option<Cause>,
     /// Nothing told of what is here since a scan became due: another may be in its place by now.
     is_doubtful: bool,
+    /// The drivers that let go of what is present, one of each interface at most.
+    released: Vec<Released>,
 }
 
 #[derive(Debug)]
@@ -168,7 +173,7 @@ impl DeviceTable {
             }
             Observation::Refreshed { reading } => self.refresh(reading, cause(Reason::Reconcile), &mut out),
             Observation::Bound { port, interface, driver } => {
-                self.bound(*port, *interface, driver.as_deref(), &mut out);
+                self.bound((*port, *interface), driver.as_deref(), at, &mut out);
             }
             Observation::Scan { readings, except } => {
                 self.scan(readings, except, cause(scan_reason), &mut out);
@@ -288,6 +293,7 @@ impl DeviceTable {
         } else if is_taken {
             self.release_orphan(port, out);
             self.children_left(port, cause, out);
+            self.restore_drivers(port, cause.at);
         }
         let device_id = self.identify(reading, out);
         let device = Device::new(reading, device_id);
@@ -318,6 +324,7 @@ impl DeviceTable {
 
     fn take_out(&mut self, port: Port, cause: Cause, out: &mut Vec<Change>) {
         self.release_orphan(port, out);
+        self.restore_drivers(port, cause.at);
         self.state(port).present = None;
         self.edge(port, cause, out);
     }
@@ -345,17 +352,6 @@ impl DeviceTable {
             state.hidden = None;
             self.edge(reading.port, Cause { reason: Reason::Reconcile, ..cause }, out);
         }
-    }
-
-    fn bound(&mut self, port: Port, interface: u8, driver: Option<&str>, out: &mut Vec<Change>) {
-        let rebind = |device: &Device| {
-            let mut device = device.clone();
-            for known in device.interfaces.iter_mut().filter(|known| known.number == interface) {
-                known.driver = driver.map(str::to_owned);
-            }
-            device
-        };
-        self.update(port, rebind, out);
     }
 
     /// Departures first, so that a device that moved finds its name free; children before hubs, then hubs

@@ -430,3 +430,32 @@ fn below_a_hub_that_was_heard_of_since_the_loss_nothing_waits() {
         script.into_iter().chain([arrived(reading("1-1", 2, "H")), arrived(reading("1-1.1", 3, "A"))]);
     check(0, (1..).zip(script), &["attach :R", "attach :H", "attach :A"]);
 }
+
+/// The driver that the last detach of `1-1` tells, of a device that was unbound at `unbound_ms` and left at 10 s.
+fn driver_told(debounce_ms: u64, unbound_ms: u64, leaving: Observation) -> Option<String> {
+    let mut hid = reading("1-1", 2, "A");
+    let driver = Some("usbhid".to_owned());
+    hid.interfaces = vec![crate::InterfaceReading { number: 0, class: 3, subclass: 1, protocol: 1, driver }];
+    let mut table = DeviceTable::new(Policy { debounce_ms, ..Policy::default() });
+    table.observe(&at(0, arrived(hid)), Reason::Reconcile);
+    let unbound = Observation::Bound { port: "1-1".parse().unwrap(), interface: 0, driver: None };
+    let refreshed = table.observe(&at(unbound_ms, unbound), Reason::Reconcile);
+    let [Change::Refreshed(device)] = &refreshed[..] else { panic!("{refreshed:?}") };
+    assert_eq!(device.interfaces[0].driver, None);
+    let told = table.observe(&at(10_000, leaving), Reason::Reconcile);
+    let detach = told.iter().find_map(|change| match change {
+        Change::Edge(edge) if edge.action == Action::Detach => Some(edge.device.clone()),
+        _ => None,
+    });
+    detach.unwrap().interfaces[0].driver.clone()
+}
+
+#[test]
+fn a_detach_tells_the_drivers_that_let_go_because_of_it() {
+    for debounce_ms in [0, 50] {
+        for leaving in [left("1-1", 2), scan(&[]), arrived(reading("1-1", 3, "B"))] {
+            assert_eq!(driver_told(debounce_ms, 9_990, leaving.clone()).as_deref(), Some("usbhid"));
+            assert_eq!(driver_told(debounce_ms, 4_000, leaving), None);
+        }
+    }
+}
