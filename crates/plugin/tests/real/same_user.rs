@@ -92,7 +92,7 @@ fn the_daemons_processor_and_input_and_output_stay_its_own() {
     assert!(landlock_abi() >= 6, "this test takes a kernel that keeps signals inside");
     let tries = r#"
         "niceness": lambda: os.setpriority(os.PRIO_PROCESS, parent, 19), "of a group": lambda: os.setpriority(os.PRIO_PGRP, os.getpgid(parent), 19),
-        "of the user": lambda: os.setpriority(os.PRIO_USER, 0, 19), "own": lambda: os.setpriority(os.PRIO_PROCESS, 0, 1),
+        "of the user": lambda: os.setpriority(os.PRIO_USER, 0, 19), "own": lambda: os.setpriority(os.PRIO_PROCESS, 0, 19),
         "processors": lambda: os.sched_setaffinity(parent, {0}), "own processors": lambda: os.sched_setaffinity(0, {0}),
         "class": lambda: os.sched_setscheduler(parent, os.SCHED_IDLE, os.sched_param(0)),
         "parameters": lambda: os.sched_setparam(parent, os.sched_param(0)), "attributes": lambda: call(314, parent, 0, 0),
