@@ -31,6 +31,8 @@ pub enum Report {
     Removed { plugin: String, unheard: usize },
     /// A plugin gave up what was there when it started: of that there is no dead letter.
     ColdplugGivenUp { plugin: String, event: Arc<Event>, deliveries: u32, error: String },
+    /// A plugin answered a delivery, as it is counted in [`Tallies::durations`](crate::pool::Tallies::durations).
+    Answered { plugin: String, took: Duration },
     /// A plugin's line for the log.
     Log { plugin: String, line: LogLine },
     /// A worker is ready; `restart` tells whether one crashed before.

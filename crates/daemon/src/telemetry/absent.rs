@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use autoweave_usb_device::{Event, Traceparent};
 use autoweave_usb_stream::Acknowledged;
@@ -69,6 +69,9 @@ impl Recorder {
     pub fn acknowledged(&self, _: u64) {}
 
     pub fn published(&self, _: &Acknowledged<'_>) {}
+
+    #[cfg(target_os = "linux")]
+    pub fn answered(&self, _: String, _: Duration) {}
 
     pub fn enter(&self, _: Option<Traceparent>) -> Option<Infallible> {
         None

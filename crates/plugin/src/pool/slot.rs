@@ -140,6 +140,7 @@ impl Slot<'_> {
                 state.tallies.durations.add(took);
                 let was_open = state.breaker.worked();
                 drop(state);
+                self.shared.tell(Report::Answered { plugin: self.shared.name.clone(), took });
                 if was_open {
                     self.shared.tell(Report::CircuitClosed { plugin: self.shared.name.clone() });
                 }

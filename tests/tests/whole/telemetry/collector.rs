@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use prost::Message;
 
 use crate::harness::wait_until;
@@ -115,6 +116,22 @@ impl Collector {
         let resources = requests.flat_map(|request| request.resource_metrics);
         let scopes = resources.flat_map(|resource| resource.scope_metrics);
         scopes.flat_map(|scope| scope.metrics).map(|metric| metric.name).collect()
+    }
+
+    /// How much a histogram counts in the newest export that has it, all series together.
+    pub fn count_of(&self, histogram: &str) -> u64 {
+        let requests = self.bodies("/v1/metrics");
+        let requests = requests.iter().map(|body| ExportMetricsServiceRequest::decode(&body[..]).unwrap());
+        let resources = requests.flat_map(|request| request.resource_metrics);
+        let metrics = resources.flat_map(|one| one.scope_metrics).flat_map(|scope| scope.metrics);
+        let counts =
+            metrics.filter(|metric| metric.name == histogram).filter_map(|metric| match metric.data? {
+                Data::Histogram(histogram) => {
+                    Some(histogram.data_points.iter().map(|point| point.count).sum())
+                }
+                _ => None,
+            });
+        counts.last().unwrap_or(0)
     }
 
     /// Lines of the log: the text, and the trace they are of.

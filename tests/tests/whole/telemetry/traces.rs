@@ -1,14 +1,20 @@
 //! One trace is as long as an event's way.
 
+use std::time::Duration;
+
 use autoweave_usb_testbus::{Bus, Device};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::collector::{Collector, Manner, Rotel, Seen};
 use crate::harness::{Daemon, StateDir, command, events, last_seq, wait_until};
+use crate::http::answer;
 use crate::plugins::bed::{Bed, pairs};
 use crate::program::Running;
 use crate::redis_server::{STREAM, Server, start_at};
+
+const COUNT: &str = "usb_event_processing_duration_ms_count";
+const SUM: &str = "usb_event_processing_duration_ms_sum";
 
 fn bus() -> Bus {
     let mut bus = Bus::enter().unwrap();
@@ -67,6 +73,59 @@ fn a_trace_begins_at_the_microsecond() {
         traces.map(|trace| collector.trace(&trace, &["usb attach"]).remove(0).begin).collect();
     // In nanoseconds; of four, one may be at a whole millisecond.
     assert!(begins.iter().filter(|begin| *begin % 1_000_000 != 0).count() >= 2, "{begins:?}");
+    daemon.stop();
+}
+
+/// A sample of `/metrics`, whose labels are among the name.
+fn sample(name: &str) -> Option<f64> {
+    let metrics = answer("/metrics").1;
+    metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn the_histogram_begins_at_the_microsecond_and_ends_with_the_commit() {
+    let (mut bus, state, collector) = (bus(), StateDir::new(), Collector::start(Manner::Takes));
+    let daemon = Daemon::start(&bus, &state, &pairs(&exporting(&collector.url())));
+    daemon.wait_until("the root hub is counted", || sample(COUNT) == Some(1.0));
+    let mut told = Vec::new();
+    for count in 1..=40 {
+        let before = sample(SUM).unwrap();
+        if count % 2 == 1 {
+            bus.plug("1-1", &Device::receiver()).unwrap();
+        } else {
+            bus.unplug("1-1").unwrap();
+        }
+        daemon.wait_until("it is counted", || sample(COUNT) == Some(f64::from(1 + count)));
+        told.push(sample(SUM).unwrap() - before);
+    }
+    // However long that takes where there is much else to do, the trace says it too. From a timestamp's whole
+    // milliseconds on, it would be half of one more on the average.
+    let more = events(&state).into_iter().skip(1).zip(told).map(|(event, told)| {
+        let root = format!("usb {}", event["action"].as_str().unwrap());
+        let spans = collector.trace(&origin(&event).0, &[&root, "journal commit"]);
+        let traced = spans[1].end - spans[0].begin;
+        told - Duration::from_nanos(traced).as_secs_f64() * 1_000.0
+    });
+    let mut more: Vec<f64> = more.collect();
+    more.sort_by(f64::total_cmp);
+    assert!(more[0] > -0.002 && more[more.len() / 2] < 0.2, "{more:?}");
+    daemon.stop();
+}
+
+#[test]
+fn a_plugins_hooks_are_counted_alike_in_both_places_whatever_they_are_told_of() {
+    let (mut bus, bed, collector) = (bus(), Bed::new(), Collector::start(Manner::Takes));
+    bus.plug_silent("1-1", &Device::receiver()).unwrap();
+    let env = [bed.env(), exporting(&collector.url())].concat();
+    let daemon = Daemon::start(&bus, &bed.state, &pairs(&env));
+    daemon.wait_until("both are told", || last_seq(&bed.state) == 2);
+    // Of what is there when it starts, and of one more; of that, twice.
+    bed.shell("late", "note; case $delivery,$reason in 1,hotplug) fail again;; *) ok;; esac");
+    daemon.wait_until("it heard of both", || bed.heard("late").len() == 2);
+    bus.plug("1-2", &Device::storage("A")).unwrap();
+    let counted = || sample(r#"plugin_duration_ms_count{plugin="late"}"#);
+    daemon.wait_until("all is counted", || counted() == Some(4.0));
+    wait_until("as many are exported", || collector.count_of("plugin_duration_ms") == 4);
     daemon.stop();
 }
 

@@ -67,7 +67,7 @@ fn open(
     monitor: &Arc<Monitor>,
 ) -> Option<Arc<Loader>> {
     while !ends() {
-        match Loader::open(options.clone(), connected.to_vec(), tell::sink()) {
+        match Loader::open(options.clone(), connected.to_vec(), tell::sink(monitor.recorder.clone())) {
             Ok(loader) => {
                 monitor.update(|status| status.clear(LOADER));
                 return Some(Arc::new(loader));

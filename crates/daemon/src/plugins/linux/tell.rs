@@ -11,13 +11,15 @@ use tracing::{debug, error, info, trace, warn};
 
 use crate::http::{Monitor, PluginStatus, RESTING, Severity};
 use crate::show::escape_json;
+use crate::telemetry::Recorder;
 
 /// Who says in the health report that plugins get no events.
 const CONSUMER: &str = "plugins' events";
 
 /// Takes what a loader tells.
-pub fn sink() -> Sink {
-    Arc::new(|report| match report {
+pub fn sink(recorder: Recorder) -> Sink {
+    Arc::new(move |report| match report {
+        Report::Answered { plugin, took } => recorder.answered(plugin, took),
         Report::Loaded { plugin, version, notes } => loaded("loaded", &plugin, &version, &notes),
         Report::Swapped { plugin, version, notes } => {
             loaded("swapped for a new version", &plugin, &version, &notes);

@@ -9,7 +9,7 @@ use autoweave_usb_plugin::protocol;
 use opentelemetry::trace::{SpanBuilder, SpanKind, Status};
 use opentelemetry::{Context, KeyValue};
 
-use super::recorder::{Recorder, Traces, context, link, milliseconds, time};
+use super::recorder::{Recorder, Traces, context, link, time};
 
 /// Of what a plugin gives as its reason.
 const ERROR_CHARS_MAX: usize = 256;
@@ -47,9 +47,6 @@ impl Consumption {
     /// A plugin is done with `event`, or gave it up.
     pub fn processed(&self, event: &Event, outcome: &Outcome) {
         let Some(run) = outcome.hook else { return };
-        if let Some(hooks) = &self.recorder.hooks {
-            hooks.record(milliseconds(run.took), &[KeyValue::new("plugin", outcome.plugin.clone())]);
-        }
         let Some(traces) = self.recorder.traces() else { return };
         let mut builder = self.builder("process", SpanKind::Consumer, run.began);
         if let Some(attributes) = &mut builder.attributes {

@@ -30,7 +30,7 @@ pub struct Recorder {
     processing: Option<Histogram<f64>>,
     losses: Option<Arc<Losses>>,
     #[cfg(target_os = "linux")]
-    pub(super) hooks: Option<Histogram<f64>>,
+    hooks: Option<Histogram<f64>>,
 }
 
 pub(super) struct Traces {
@@ -133,6 +133,14 @@ impl Recorder {
         traces.record(builder, &context(origin), SystemTime::now(), Status::Unset);
     }
 
+    /// `plugin` took this long to answer a delivery.
+    #[cfg(target_os = "linux")]
+    pub fn answered(&self, plugin: String, took: Duration) {
+        if let Some(hooks) = &self.hooks {
+            hooks.record(milliseconds(took), &[KeyValue::new("plugin", plugin)]);
+        }
+    }
+
     /// What is logged while the guard lives is of this trace.
     pub fn enter(&self, origin: Option<Traceparent>) -> Option<ContextGuard> {
         self.traces.as_ref().and(origin).map(|origin| context(origin).attach())
@@ -203,6 +211,6 @@ pub(super) fn time(us: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_micros(us)).unwrap_or_else(SystemTime::now)
 }
 
-pub(super) fn milliseconds(duration: Duration) -> f64 {
+fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
