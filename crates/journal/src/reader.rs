@@ -161,10 +161,7 @@ impl Reader {
     /// # Errors
     /// See [`ReadError`].
     pub fn first_seq(&mut self) -> Result<Option<u64>, ReadError> {
-        let oldest: Option<i64> = self.read(|connection| {
-            connection.prepare_cached("SELECT min(seq) FROM events")?.query_row([], |row| row.get(0))
-        })?;
-        Ok(oldest.map(from_sql))
+        self.read(schema::first_seq)
     }
 
     /// The highest sequence number ever committed, 0 before the first.
@@ -307,18 +304,13 @@ fn immutable_uri(path: &Path) -> String {
 fn events(connection: &Connection, statement: &str, params: impl Params) -> rusqlite::Result<Vec<Stored>> {
     let mut statement = connection.prepare_cached(statement)?;
     let rows = statement.query_map(params, |row| {
-        Ok(Stored { seq: from_sql(row.get(0)?), event_id: row.get(1)?, event: row.get(2)? })
+        Ok(Stored { seq: schema::from_sql(row.get(0)?), event_id: row.get(1)?, event: row.get(2)? })
     })?;
     rows.collect()
 }
 
 fn row_limit(count: usize) -> i64 {
     to_sql(count.min(ROWS_MAX) as u64)
-}
-
-/// Stored sequence numbers start at 1; a negative one can only have been put there by hand.
-fn from_sql(seq: i64) -> u64 {
-    u64::try_from(seq).unwrap_or(0)
 }
 
 fn version(path: &Path, source: &Source) -> Result<Version, ReadError> {

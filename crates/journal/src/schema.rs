@@ -128,6 +128,18 @@ pub(crate) fn devices(connection: &Connection) -> rusqlite::Result<Vec<(String, 
     statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
+/// The oldest sequence number that is kept.
+pub(crate) fn first_seq(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+    let oldest: Option<i64> =
+        connection.prepare_cached("SELECT min(seq) FROM events")?.query_row([], |row| row.get(0))?;
+    Ok(oldest.map(from_sql))
+}
+
+/// Stored sequence numbers start at 1; a negative one can only have been put there by hand.
+pub(crate) fn from_sql(seq: i64) -> u64 {
+    u64::try_from(seq).unwrap_or(0)
+}
+
 /// A sequence number as SQLite stores it; what is too large for it is also larger than every stored one.
 pub(crate) fn to_sql(seq: u64) -> i64 {
     i64::try_from(seq).unwrap_or(i64::MAX)

@@ -145,6 +145,14 @@ impl Journal {
         self.last_seq
     }
 
+    /// The oldest sequence number that is kept, `None` when there are no events.
+    ///
+    /// # Errors
+    /// As for [`Journal::restore`].
+    pub fn first_seq(&self) -> Result<Option<u64>, ReadError> {
+        self.read(schema::first_seq)
+    }
+
     /// The device table as of the last commit: JSON by port.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use autoweave_usb_testbus::{Bus, Device};
 
-use crate::harness::{Daemon, StateDir, command, devices, last_seq};
+use crate::harness::{Daemon, QUICK, StateDir, command, devices, last_seq};
 use crate::invariants::{on_bus, places};
 use crate::program::finish;
 use crate::redis_server::{Server, health, start_at, wait_until_published};
@@ -80,6 +80,43 @@ fn what_was_never_published_is_kept_over_restarts_until_there_is_a_redis() {
     wait_until_published(&daemon, &state, &server);
     daemon.stop();
     assert_eq!(server.entries().len() as u64, last_seq(&state));
+}
+
+#[test]
+fn what_was_written_before_there_was_a_redis_waits_for_it_from_the_start_on_and_is_no_reason_to_join_edges() {
+    let mut bus = Bus::enter().unwrap();
+    let mut server = Server::start();
+    server.kill();
+    let state = StateDir::new();
+    bus.plug_silent("1-1", &Device::numbered(1)).unwrap();
+    let max_events = MAX_EVENTS.to_string();
+    let alone = [QUICK, &[("AUTOWEAVE_USB__JOURNAL__MAX_EVENTS", &max_events)]].concat();
+    let daemon = Daemon::start(&bus, &state, &alone);
+    let told = last_seq(&state) + bus.cycle(&["1-1"], 550).unwrap();
+    daemon.wait_until("they are written down", || last_seq(&state) >= told);
+    assert_eq!(health()["journal"]["unpublished"], 0);
+    daemon.stop();
+    // As many as may be kept, or a few more.
+    let mut waiting = 0;
+    for _ in 0..2 {
+        let daemon = start(&bus, &state, &server);
+        let unpublished = health()["journal"]["unpublished"].as_u64().unwrap();
+        assert!(unpublished >= MAX_EVENTS && unpublished >= waiting, "{unpublished}, {waiting} before");
+        let told = last_seq(&state) + bus.cycle(&["1-1"], 10).unwrap();
+        daemon.wait_until("each edge is told", || last_seq(&state) == told);
+        daemon.wait_until("they wait, too", || health()["journal"]["unpublished"] == unpublished + 20);
+        waiting = unpublished;
+        daemon.stop();
+    }
+    server.restart();
+    let daemon = start(&bus, &state, &server);
+    daemon.wait_until("nothing waits", || {
+        let health = health();
+        health["stream"]["state"] == "up" && health["journal"]["unpublished"] == 0
+    });
+    daemon.stop();
+    let entries = server.entries().len() as u64;
+    assert!(entries >= MAX_EVENTS, "{entries}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Pipeline {
             commit.devices.push((port.to_string(), device.map(|device| json(&*device)).transpose()?));
         }
         if !events.is_empty() {
-            commit.meta.extend(self.backlog.as_mut().and_then(Backlog::save));
+            commit.meta.extend(self.backlog.iter_mut().flat_map(Backlog::save));
             commit.meta.extend(self.group.as_mut().and_then(Group::save));
         }
         if let Some(seqnum) =

@@ -189,7 +189,7 @@ impl Pipeline {
         let seqnum = (META_SEQNUM, seqnum.to_string());
         let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
-        let published = pipeline.backlog.as_mut().and_then(Backlog::save);
+        let published = pipeline.backlog.iter_mut().flat_map(Backlog::save);
         let group = group::place(pipeline.group.as_mut(), &pipeline.journal).map_err(Failure::io)?;
         let meta = boot_id.into_iter().chain([scan_reason, seqnum]).chain(published).chain(group).collect();
         let devices = restored.damaged.into_iter().map(|port| (port, None)).collect();
@@ -312,7 +312,7 @@ impl Pipeline {
     /// As [`Self::step`].
     pub fn finish(mut self) -> Result<Vec<Event>, Failure> {
         let events = self.flush()?;
-        let published = self.backlog.as_mut().and_then(Backlog::save);
+        let published = self.backlog.iter_mut().flat_map(Backlog::save);
         let group = self.group.as_mut().and_then(Group::save);
         let meta: Vec<_> = published.into_iter().chain(group).collect();
         if !meta.is_empty() {
