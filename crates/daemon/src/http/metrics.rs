@@ -11,7 +11,7 @@ use autoweave_usb_device::{Action, Event, Reason, Rule, SourceName, Tallies};
 
 use super::monitor::Monitor;
 use super::process;
-use super::status::{PluginStatus, RESTING, StreamState};
+use super::status::{PluginStatus, RESTING, SourceStatus, StreamState};
 
 /// Upper bounds of the histogram, in microseconds: close to one another from 0.1 ms to 10 s, and two for outages.
 const BUCKETS_US: [u32; 18] = [
@@ -101,7 +101,7 @@ pub fn render(monitor: &Monitor) -> String {
         monitor.look(|status| (status.source, status.journal.unpublished, status.stream.state));
     let mut text = Text(String::with_capacity(6 * 1024));
     text.family("usb_events_total", "counter", "Events written to the journal.");
-    for ([action, source, reason], count) in metrics.events_with(source.active) {
+    for ([action, source, reason], count) in metrics.events_with(source.and_then(|source| source.active)) {
         let labels = format!("{{action=\"{action}\",source=\"{source}\",reason=\"{reason}\"}}");
         text.sample("usb_events_total", &labels, count);
     }
@@ -118,13 +118,8 @@ pub fn render(monitor: &Monitor) -> String {
         "Edges joined with others into an event.",
         coalesced,
     );
-    let help = "How often the operating system dropped messages; each leads to a scan.";
-    text.single("usb_source_overruns_total", "counter", help, source.overruns);
-    let help = "How often another source had to take over.";
-    text.single("usb_source_failovers_total", "counter", help, source.failovers);
-    text.family("usb_source_active", "gauge", "The source in use.");
-    if let Some(active) = source.active {
-        text.sample("usb_source_active", &format!("{{source=\"{active}\"}}"), 1);
+    if let Some(source) = source {
+        sources(source, &mut text);
     }
     text.single("usb_journal_unpublished", "gauge", "Events the stream has not acknowledged.", unpublished);
     let help = "1 while the stream takes events, as the journal always does where it is the stream.";
@@ -145,6 +140,17 @@ pub fn render(monitor: &Monitor) -> String {
     }
     process::render(&mut text);
     text.0
+}
+
+fn sources(status: SourceStatus, text: &mut Text) {
+    let help = "How often the operating system dropped messages; each leads to a scan.";
+    text.single("usb_source_overruns_total", "counter", help, status.overruns);
+    let help = "How often another source had to take over.";
+    text.single("usb_source_failovers_total", "counter", help, status.failovers);
+    text.family("usb_source_active", "gauge", "The source in use.");
+    if let Some(active) = status.active {
+        text.sample("usb_source_active", &format!("{{source=\"{active}\"}}"), 1);
+    }
 }
 
 fn plugins(plugins: &[PluginStatus], lost: u64, text: &mut Text) {
@@ -255,6 +261,18 @@ mod tests {
         assert!(has("usb_event_processing_duration_ms_count 5"), "{histogram:#?}");
     }
 
+    fn in_use(source: SourceName) -> SourceStatus {
+        SourceStatus { active: Some(source), ..SourceStatus::default() }
+    }
+
+    #[test]
+    fn who_has_no_source_by_design_has_no_family_of_it() {
+        let daemon = Monitor::new(Status::new(StreamKind::Redis));
+        assert_eq!(lines(&daemon, "usb_source_failovers_total").len(), 1);
+        let loader = Monitor::new(Status::of_loader());
+        assert!(!render(&loader).contains("usb_source_"));
+    }
+
     #[test]
     fn the_stream_is_up_while_it_takes_events() {
         let monitor = Monitor::new(Status::new(StreamKind::Embedded));
@@ -272,7 +290,7 @@ mod tests {
         let monitor = Monitor::new(Status::new(StreamKind::Embedded));
         assert!(lines(&monitor, "usb_events_total").is_empty());
         assert!(lines(&monitor, "usb_source_active").is_empty());
-        monitor.update(|status| status.source.active = Some(SourceName::Poll));
+        monitor.update(|status| status.source = Some(in_use(SourceName::Poll)));
         let events = lines(&monitor, "usb_events_total");
         assert_eq!(events.len(), 8);
         assert!(
@@ -285,7 +303,7 @@ mod tests {
     #[test]
     fn every_family_has_help_and_type_once_and_before_its_samples() {
         let monitor = Monitor::new(Status::new(StreamKind::Embedded));
-        monitor.update(|status| status.source.active = Some(SourceName::Uevent));
+        monitor.update(|status| status.source = Some(in_use(SourceName::Uevent)));
         monitor.metrics.tallies(&Tallies { coalesced: 9, filtered: [1, 2, 3], ..Tallies::default() });
         monitor.metrics.publish_error();
         let text = render(&monitor);

@@ -13,8 +13,8 @@ pub struct Status {
     pub started: Instant,
     /// How far the daemon has come.
     pub phase: Phase,
-    /// Where observations come from.
-    pub source: SourceStatus,
+    /// Where observations come from; `None`: only plugins are run, and no bus is watched.
+    pub source: Option<SourceStatus>,
     /// The durable log.
     pub journal: JournalStatus,
     /// Where events are published to.
@@ -149,11 +149,17 @@ impl Status {
         Self {
             started: Instant::now(),
             phase: Phase::Starting,
-            source: SourceStatus::default(),
+            source: Some(SourceStatus::default()),
             journal: JournalStatus::default(),
             stream: StreamStatus { kind: stream, state, last_error: None },
             problems: BTreeMap::new(),
         }
+    }
+
+    /// A daemon that has just started and only runs plugins, on what is in Redis.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux has plugins"))]
+    pub fn of_loader() -> Self {
+        Self { source: None, ..Self::new(StreamKind::Redis) }
     }
 
     /// The part named `part` has a problem; it replaces the one it had.
@@ -207,7 +213,7 @@ pub struct Health<'a> {
     reasons: Vec<String>,
     version: &'static str,
     uptime_ms: u64,
-    source: SourceStatus,
+    source: Option<SourceStatus>,
     devices: Devices,
     journal: Journal,
     stream: &'a StreamStatus,
@@ -250,7 +256,7 @@ mod tests {
     #[test]
     fn the_fields_are_those_of_the_contract() {
         let mut status = Status::new(StreamKind::Embedded);
-        status.source = SourceStatus { active: Some(SourceName::Uevent), failovers: 1, overruns: 2 };
+        status.source = Some(SourceStatus { active: Some(SourceName::Uevent), failovers: 1, overruns: 2 });
         status.journal = JournalStatus { unpublished: 3, bytes: 4096 };
         let mut health = serde_json::to_value(status.health(42, 7, Vec::new())).unwrap();
         assert!(health["uptime_ms"].take().is_u64());

@@ -108,7 +108,7 @@ impl Pipeline {
         let (active, failovers) = (sources.source().name(), sources.failovers());
         let bytes = self.journal.bytes();
         self.monitor.update(|status| {
-            status.source = SourceStatus { active: Some(active), failovers, overruns };
+            status.source = Some(SourceStatus { active: Some(active), failovers, overruns });
             status.journal.bytes = bytes;
         });
         self.monitor.committed(self.journal.last_seq(), table.devices());

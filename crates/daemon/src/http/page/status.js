@@ -36,9 +36,10 @@ function show(health, samples) {
   setText(byId("verdict"), health.status);
   setText(byId("version"), `autoweave-usbd ${health.version}, up for ${uptime(health.uptime_ms)}`);
   const { source, journal, stream } = health;
-  setText(byId("source"), source.active ?? "none");
-  mark("failovers", number(source.failovers), source.failovers > 0);
-  mark("overruns", number(source.overruns), source.overruns > 0);
+  const { active, failovers, overruns } = source ?? { active: null, failovers: 0, overruns: 0 };
+  setText(byId("source"), active ?? "none");
+  mark("failovers", number(failovers), failovers > 0);
+  mark("overruns", number(overruns), overruns > 0);
   setText(byId("journal"), journal.last_seq === 0 ? "empty" : `event ${number(journal.last_seq)}`);
   setText(byId("bytes"), bytes(journal.bytes));
   setText(byId("coalesced"), number(total(samples, "usb_events_coalesced_total")));

@@ -7,6 +7,7 @@ use autoweave_usb_device::SourceName;
 use serde_json::json;
 
 use super::super::server::Limits;
+use super::super::status::SourceStatus;
 use super::super::{Listener, Phase, Severity, ask_health};
 use super::client::Client;
 use super::fixture::{Fixture, PATIENCE, append, device, event, serve_for};
@@ -191,8 +192,7 @@ fn it_is_ready_between_the_first_scan_and_the_stop() {
 fn metrics_follow_the_events() {
     let mut fixture = Fixture::new();
     fixture.monitor.update(|status| {
-        status.source.active = Some(SourceName::Uevent);
-        status.source.overruns = 2;
+        status.source = Some(SourceStatus { active: Some(SourceName::Uevent), failovers: 0, overruns: 2 });
         status.journal.unpublished = 4;
     });
     fixture.monitor.metrics.event(&event(1));

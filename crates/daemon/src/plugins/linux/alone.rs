@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{Control, Copies, directory, options, session, tell};
 use crate::config::{Loaded, Plugins};
 use crate::exit::Failure;
-use crate::http::{Monitor, Phase, Status, StreamKind, StreamState};
+use crate::http::{Monitor, Phase, Status, StreamState};
 use crate::signals::{self, Requests};
 use crate::telemetry::{Consumption, Telemetry};
 use crate::{commands, held};
@@ -46,7 +46,7 @@ pub fn run_alone(loaded: &Loaded, state_dir: &Path) -> Result<(), Failure> {
         Failure::usage("--role plugins reads Redis, and none is configured: set redis.host or redis.url")
     })?;
     let requests = signals::handle(|| {})?;
-    let monitor = Arc::new(Monitor::new(Status::new(StreamKind::Redis)).with_recorder(telemetry.recorder()));
+    let monitor = Arc::new(Monitor::new(Status::of_loader()).with_recorder(telemetry.recorder()));
     telemetry.begin(&monitor);
     let server = commands::serve(config, &monitor, state_dir)?;
     let copies = Copies::make(state_dir)?;
