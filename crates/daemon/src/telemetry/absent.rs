@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use autoweave_usb_device::{Event, Traceparent};
 use autoweave_usb_stream::Acknowledged;
@@ -71,7 +71,7 @@ impl Recorder {
     pub fn published(&self, _: &Acknowledged<'_>) {}
 
     #[cfg(target_os = "linux")]
-    pub fn answered(&self, _: String, _: Duration) {}
+    pub fn answered(&self, _: String, _: std::time::Duration) {}
 
     pub fn enter(&self, _: Option<Traceparent>) -> Option<Infallible> {
         None

@@ -1,9 +1,15 @@
 //! How plugins are, on a phone.
 
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
 use super::PAGE;
 use crate::browser::{Browser, Screen};
-use crate::harness::Daemon;
+use crate::harness::{Daemon, command, wait_until};
+use crate::http::answer;
 use crate::plugins::bed::{Bed, pairs};
+use crate::program::Running;
+use crate::redis_server::Server;
 
 const LONG: &str = "refuser-with-a-really-long-name-for-a-plugin";
 
@@ -39,4 +45,21 @@ fn the_page_says_how_plugins_are_also_on_a_phone() {
     browser.run("document.getElementById('plugins').scrollIntoView()");
     browser.picture("phone-plugins");
     daemon.stop();
+}
+
+#[test]
+fn the_page_of_a_daemon_that_only_runs_plugins_has_no_source() {
+    let (bus, bed, server) = (super::desk(), Bed::new(), Server::start());
+    bed.shell("desk", "ok");
+    let env = [bed.env(), vec![("REDIS_URL".to_owned(), server.url())]].concat();
+    let mut loader = command(&pairs(&env));
+    let loader =
+        Running::start(loader.args(["run", "--role", "plugins", "--state-dir"]).arg(bed.state.path()));
+    wait_until("it answers", || loader.stderr().contains("HTTP on"));
+    let Some(browser) = Browser::start(&bus, Screen::Desktop) else { return };
+    browser.open(PAGE);
+    browser.wait_for(&says("desk", "0 done"));
+    assert_eq!((&*browser.text("#verdict"), &*browser.text("#source")), ("ok", "none"));
+    assert_eq!(serde_json::from_str::<Value>(&answer("/health").1).unwrap()["source"], Value::Null);
+    loader.end(Signal::SIGTERM).ok();
 }
