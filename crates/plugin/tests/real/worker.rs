@@ -65,7 +65,9 @@ fn a_python_plugin_is_called() {
 
 #[test]
 fn a_python_function_need_not_take_what_it_does_not_want() {
-    for hook in ["def attach(event): print(event['seq'])", "def attach(): pass", "def attach(*all): all[1]['id']"] {
+    for hook in
+        ["def attach(event): print(event['seq'])", "def attach(): pass", "def attach(*all): all[1]['id']"]
+    {
         let plugin = Plugin::new("main.py", &format!("{hook}\ndef detach(): pass"));
         assert_eq!(first(&plugin).unwrap(), Verdict::Done, "{hook}: {:?}", plugin.logged());
     }

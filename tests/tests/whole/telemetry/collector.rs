@@ -131,7 +131,7 @@ impl Collector {
                 }
                 _ => None,
             });
-        counts.last().unwrap_or(0)
+        counts.max().unwrap_or(0)
     }
 
     /// Lines of the log: the text, and the trace they are of.
