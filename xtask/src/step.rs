@@ -42,6 +42,19 @@ pub fn succeeds(words: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// The line that the command of these words prints.
+///
+/// # Errors
+/// It does not start, ends with another status than 0, or prints no UTF-8.
+pub fn said(words: &[&str]) -> Result<String, String> {
+    let output = command(words).output().map_err(|error| format!("{}: {error}", words[0]))?;
+    if !output.status.success() {
+        return Err(format!("{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim_end()));
+    }
+    let text = String::from_utf8(output.stdout).map_err(|error| format!("{}: {error}", words[0]))?;
+    Ok(text.trim_end().to_owned())
+}
+
 /// The command of these words, a program and its arguments, not started yet.
 pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new(words[0]);
@@ -132,6 +145,12 @@ mod tests {
         assert_eq!(run(command(&["true"])), Ok(()));
         assert_eq!(run(command(&["false", "x"])), Err("exit status: 1: false x".into()));
         assert!(run(command(&["/no/such/program"])).unwrap_err().ends_with(": /no/such/program"));
+    }
+
+    #[test]
+    fn a_programs_line_is_what_it_said() {
+        assert_eq!(said(&["echo", "a b"]), Ok("a b".into()));
+        assert_eq!(said(&["ls", "/no/such"]).map_err(|error| error.starts_with("ls /no/such: ")), Err(true));
     }
 
     #[test]

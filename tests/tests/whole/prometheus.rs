@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use autoweave_usb_testbus::{Bus, Device};
@@ -31,7 +31,8 @@ const EXPRESSIONS: [&str; 4] = [
 /// Of plugins: of these, a daemon without any exports the type and no sample.
 const PLUGINS: &str = "plugin_";
 
-struct Prometheus {
+/// A real one, with what it writes.
+pub struct Prometheus {
     _running: Running,
     _directory: TempDir,
 }
@@ -47,6 +48,15 @@ impl Prometheus {
              static_configs: [{targets: ['127.0.0.1:8080', '127.0.0.1:8081']}]}]\n",
         )
         .unwrap();
+        Self::start_in(directory, &config)
+    }
+
+    /// Starts one on a configuration.
+    pub fn start_with(config: &Path) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), config)
+    }
+
+    fn start_in(directory: TempDir, config: &Path) -> Self {
         let running = Running::start(
             Command::new("prometheus")
                 .arg(format!("--config.file={}", config.display()))
@@ -60,12 +70,17 @@ impl Prometheus {
     }
 
     /// The series that an expression gives now.
-    fn query(&self, expression: &str) -> Vec<Value> {
+    pub fn query(&self, expression: &str) -> Vec<Value> {
         let query: String = expression.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let (_, body) = answer_of(ADDRESS, &format!("/api/v1/query?query={query}"));
+        self.ask(&format!("query?query={query}"))["result"].as_array().unwrap().clone()
+    }
+
+    /// What a part of its API answers.
+    pub fn ask(&self, path: &str) -> Value {
+        let (_, body) = answer_of(ADDRESS, &format!("/api/v1/{path}"));
         let answer: Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(answer["status"], "success", "{expression}: {body}");
-        answer["data"]["result"].as_array().unwrap().clone()
+        assert_eq!(answer["status"], "success", "{path}: {body}");
+        answer["data"].clone()
     }
 }
 

@@ -1,10 +1,12 @@
 //! `cargo xtask package-test`: the packages on a Debian of their own and as a container.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use super::deb_path;
-use crate::step::{command, is_root, need_bare, release_binary, run as run_command, step, target_directory};
+use crate::step::{
+    command, is_root, need_bare, release_binary, run as run_command, said, step, target_directory,
+};
 use crate::tools::{packages, text};
 
 const MIRROR: &str = "http://deb.debian.org/debian";
@@ -13,11 +15,14 @@ const RELEASE: &str = "bookworm";
 /// What the Debian that is booted has beside the least there can be.
 const INCLUDED: &str = "--include=libusb-1.0-0,man-db,nodejs,procps,systemd,systemd-sysv,udev";
 
+/// What the Debian that compiles has: as much as `rust:slim`, which has Rust as well.
+const COMPILER: &str = "--include=gcc,libc6-dev";
+
 /// Written last into what is made once.
 const MARK: &str = "installed";
 
 /// All that the program needs of a system: what a distroless image has.
-const BASE: [&str; 2] = ["libc6", "libgcc-s1"];
+const BASE: [&str; 2] = ["libc6_", "libgcc-s1_"];
 
 /// Makes what the tests take, and runs them.
 ///
@@ -27,7 +32,13 @@ pub fn run() -> Result<(), String> {
     step("what the tests of packages need", needs)?;
     super::run()?;
     run_command(command(&["cargo", "build", "--release"]))?;
-    let (root, base) = (root()?, base()?);
+    let root = debian("debian", INCLUDED)?;
+    let compiler = debian("debian-gcc", COMPILER)?;
+    let base = base(&compiler)?;
+    // What the image is built with is this machine's: no registry is asked.
+    run_command(command(&["cargo", "fetch", "--locked"]))?;
+    let built = target_directory()?.join("test-tools/container-target");
+    fs::create_dir_all(&built).map_err(|error| format!("{}: {error}", built.display()))?;
     let features = ["--features", "packages"];
     let mut tests = command(&["cargo", "test", "--package", "autoweave-usb-tests", "--test", "packages"]);
     // One machine at a time, and what they measure is to be seen.
@@ -35,6 +46,10 @@ pub fn run() -> Result<(), String> {
     tests.env("AUTOWEAVE_PACKAGE", deb_path(env!("CARGO_PKG_VERSION"))?);
     tests.env("AUTOWEAVE_USBD", release_binary("autoweave-usbd")?);
     tests.env("AUTOWEAVE_ROOT", root).env("AUTOWEAVE_BASE", base);
+    tests
+        .env("AUTOWEAVE_COMPILER", compiler)
+        .env("AUTOWEAVE_TOOLCHAIN", said(&["rustc", "--print=sysroot"])?);
+    tests.env("AUTOWEAVE_CRATES", crates()?).env("AUTOWEAVE_TARGET", built);
     run_command(tests)
 }
 
@@ -52,38 +67,43 @@ pub fn needs() -> Result<(), String> {
     need_bare("runc", "runc")
 }
 
-/// A Debian with systemd.
-fn root() -> Result<PathBuf, String> {
-    let root = target_directory()?.join("test-tools/debian");
-    if is_made(&root, INCLUDED) {
+/// A Debian with what `included` says, called `name`.
+fn debian(name: &str, included: &str) -> Result<PathBuf, String> {
+    let root = target_directory()?.join("test-tools").join(name);
+    if is_made(&root, included) {
         return Ok(root);
     }
     remove(&root)?;
-    run_command(command(&["debootstrap", "--variant=minbase", INCLUDED, RELEASE, text(&root)?, MIRROR]))?;
-    mark(&root, INCLUDED)?;
+    run_command(command(&["debootstrap", "--variant=minbase", included, RELEASE, text(&root)?, MIRROR]))?;
+    mark(&root, included)?;
     Ok(root)
 }
 
-/// The root of a container's base image.
-fn base() -> Result<PathBuf, String> {
+/// The root of a container's base image, of the packages that `debian` was made of: what is compiled there needs no
+/// newer glibc.
+fn base(debian: &Path) -> Result<PathBuf, String> {
     let base = target_directory()?.join("test-tools/container-base");
-    let wanted = BASE.join(",");
+    let wanted = format!("{} of {}", BASE.join(","), debian.display());
     if is_made(&base, &wanted) {
         return Ok(base);
     }
     remove(&base)?;
-    let debs = base.with_extension("packages");
-    fs::create_dir_all(&debs).map_err(|error| format!("{}: {error}", debs.display()))?;
-    let mut download = command(&[&["apt-get", "download"], &BASE[..]].concat());
-    download.current_dir(&debs);
-    run_command(download)?;
-    for package in packages(&debs)? {
-        run_command(command(&["dpkg-deb", "--extract", text(&package)?, text(&base)?]))?;
+    for package in packages(&debian.join("var/cache/apt/archives"))? {
+        let name = package.file_name().unwrap_or_default().to_string_lossy();
+        if BASE.iter().any(|wanted| name.starts_with(wanted)) {
+            run_command(command(&["dpkg-deb", "--extract", text(&package)?, text(&base)?]))?;
+        }
     }
-    remove(&debs)?;
     remove(&base.join("usr/share"))?;
     mark(&base, &wanted)?;
     Ok(base)
+}
+
+/// Where cargo has the crates that it fetched.
+fn crates() -> Result<PathBuf, String> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo"))).ok_or("$HOME is not set")?;
+    Ok(home.join("registry"))
 }
 
 fn remove(directory: &Path) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Chart, name, pod, variables};
+use super::{Chart, Objects, documents, name, pod, variables};
 
 /// Two release names of the greatest length that helm allows, 53 characters.
 const LONGEST: [&str; 2] = [
@@ -152,4 +152,21 @@ fn the_device_plugin_heeds_what_pods_of_the_daemon_do() {
     assert!(pod(plugin)["priorityClassName"].is_null());
     let log = [("AUTOWEAVE_USB__LOG__LEVEL", "debug"), ("AUTOWEAVE_USB__LOG__FORMAT", "text")];
     assert!(log.iter().all(|variable| variables(plugin).contains(variable)));
+}
+
+#[test]
+fn prometheus_is_told_of_the_daemons_where_its_operator_is() {
+    let Some(chart) = Chart::find() else { return };
+    let without = chart.render("usb", &everything());
+    assert!(without.0.iter().all(|object| object["kind"] != "ServiceMonitor"));
+    let operator = ["--api-versions", "monitoring.coreos.com/v1"];
+    let with = Objects(documents(&chart.python, &chart.template("usb", &everything(), &operator).unwrap()));
+    let monitor = with.get("ServiceMonitor", "usb");
+    let wanted = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
+    let has =
+        |service: &Value| wanted.iter().all(|(key, value)| service["metadata"]["labels"][key] == *value);
+    let services = with.0.iter().filter(|object| object["kind"] == "Service");
+    let services: Vec<_> = services.filter(|service| has(service)).collect();
+    assert_eq!(services.iter().map(|service| name(service)).collect::<Vec<_>>(), ["usb-autoweave-usb"]);
+    assert_eq!(monitor["spec"]["endpoints"][0]["port"], services[0]["spec"]["ports"][0]["name"]);
 }

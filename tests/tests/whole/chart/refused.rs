@@ -74,6 +74,8 @@ fn resources_that_the_daemon_refuses_are_refused() {
         daemon.arg("device-plugin").env("AUTOWEAVE_USB__DEVICE_PLUGIN__RESOURCES", &lines);
         finish(&mut daemon).fails(64, &["device_plugin.resources"]);
     }
+    let alike = json!({"a.b/c-d": camera, "a.b/C.d": camera});
+    refuses(&chart, &json!({"devicePlugin": {"enabled": true, "devices": alike}}), "differ in signs");
     let many: serde_json::Map<_, _> =
         (0..65).map(|number| (format!("a.b/{number}"), camera.clone())).collect();
     refuses(&chart, &json!({"devicePlugin": {"enabled": true, "devices": many}}), "devices");
