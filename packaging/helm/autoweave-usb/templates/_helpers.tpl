@@ -262,3 +262,10 @@ spec:
     {{- . | nindent 4 }}
   {{- end }}
 {{- end -}}
+
+{{/* Not empty where a ServiceMonitor is to be made. */}}
+{{- define "usb.serviceMonitor" -}}
+{{- $enabled := toString .Values.monitoring.serviceMonitor.enabled -}}
+{{- $isThere := .Capabilities.APIVersions.Has "monitoring.coreos.com/v1" -}}
+{{- if and .Values.monitoring.enabled (or (eq $enabled "true") (and (eq $enabled "auto") $isThere)) }}true{{ end -}}
+{{- end }}

@@ -160,6 +160,12 @@ fn prometheus_is_told_of_the_daemons_where_its_operator_is() {
     let without = chart.render("usb", &everything());
     assert!(without.0.iter().all(|object| object["kind"] != "ServiceMonitor"));
     let operator = ["--api-versions", "monitoring.coreos.com/v1"];
+    for (enabled, kind, arguments) in [(true, true, &[][..]), (false, false, &operator)] {
+        let mut values = everything();
+        values["monitoring"]["serviceMonitor"]["enabled"] = json!(enabled);
+        let objects = Objects(documents(&chart.python, &chart.template("usb", &values, arguments).unwrap()));
+        assert_eq!(objects.0.iter().any(|object| object["kind"] == "ServiceMonitor"), kind, "{enabled}");
+    }
     let with = Objects(documents(&chart.python, &chart.template("usb", &everything(), &operator).unwrap()));
     let monitor = with.get("ServiceMonitor", "usb");
     let wanted = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
