@@ -18,8 +18,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server may take to answer, or to take what is sent.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An open connection; `Link::connect` makes one. After an error of [`Link::send`] or [`Link::receive`] it must be dropped: answers would
-/// no longer belong to their questions.
+/// An open connection. After an error of [`Link::send`] or [`Link::receive`] it must be dropped: answers would no
+/// longer belong to their questions.
 pub(crate) struct Link {
     connection: Connection,
     /// Where it leads.

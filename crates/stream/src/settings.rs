@@ -139,9 +139,9 @@ impl fmt::Display for Endpoint {
             Self::Unix(path) => write!(f, "{}", path.display()),
             Self::Sentinel { sentinels, master, .. } => {
                 let sentinels: Vec<_> = sentinels.iter().map(|(host, port)| host_port(host, *port)).collect();
-                write!(f, "the master {master} of {}", sentinels.join(", "))
+                write!(f, "master {master} of the sentinels {}", sentinels.join(", "))
             }
-            Self::Cluster { host, port, .. } => write!(f, "the cluster of {}", host_port(host, *port)),
+            Self::Cluster { host, port, .. } => write!(f, "cluster of {}", host_port(host, *port)),
         }
     }
 }

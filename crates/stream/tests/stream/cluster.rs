@@ -1,12 +1,17 @@
 //! A cluster of three masters: the stream's slot is elsewhere, moves, and fails over.
 
+use std::time::{Duration, Instant};
+
 use autoweave_usb_stream::{Endpoint, Failure, Settings, probe};
 
 use crate::bed::{Bed, assert_once};
+use crate::sentinel::{consume, consumer};
 use crate::server::{Server, ask, free_ports, until};
 
 const STREAM: &str = "aw:hotplug";
 const LAST_SLOT: u16 = 16383;
+/// Redis gives up a manual failover after five seconds, `CLUSTER_MF_TIMEOUT`.
+const MANUAL_FAILOVER: Duration = Duration::from_secs(6);
 
 struct Cluster {
     /// Three masters, and a replica of the one that serves the stream.
@@ -111,8 +116,10 @@ fn a_slot_that_moves_while_events_flow_is_followed() {
     let cluster = Cluster::start();
     let mut bed = Bed::new("a");
     let publisher = bed.publish(cluster.settings());
+    let (mut consumer, mut seen) = (consumer(&cluster.settings()), Vec::new());
     bed.add(1000);
     bed.until_level(&publisher);
+    consume(&mut consumer, &mut seen, 1000);
     let to = cluster.other();
     cluster.set_slot(to, &["IMPORTING", &cluster.id(cluster.owner)]);
     cluster.set_slot(cluster.owner, &["MIGRATING", &cluster.id(to)]);
@@ -135,6 +142,8 @@ fn a_slot_that_moves_while_events_flow_is_followed() {
     bed.until_level(&publisher);
     assert_once(&mut cluster.nodes[to].connection(), "a", 1, 2100);
     assert!(matches!(bed.failures()[..], [Failure::NotServed(_)]), "told once: {:?}", bed.notices);
+    consume(&mut consumer, &mut seen, 2100);
+    assert_eq!(seen, (1..=2100).collect::<Vec<_>>());
 }
 
 #[test]
@@ -144,9 +153,13 @@ fn a_replica_that_takes_over_is_followed() {
     let publisher = bed.publish(cluster.settings());
     bed.add(1000);
     bed.until_level(&publisher);
-    ask::<()>(&cluster.nodes[3], &["CLUSTER", "FAILOVER"]);
+    let mut ask_again = Instant::now();
     until("the replica has taken over", || {
-        bed.add(10);
+        if ask_again <= Instant::now() && cluster.info(3).contains("role:slave") {
+            ask::<()>(&cluster.nodes[3], &["CLUSTER", "FAILOVER"]);
+            ask_again = Instant::now() + MANUAL_FAILOVER;
+        }
+        bed.add(1);
         publisher.wake();
         cluster.info(3).contains("role:master") && cluster.info(cluster.owner).contains("role:slave")
     });

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::bed::{Bed, assert_once, stream};
 use crate::server::{Server, ask, free_ports, until};
 
-struct Sentinel {
+pub struct Sentinel {
     child: Child,
     port: u16,
     _dir: TempDir,
@@ -29,11 +29,12 @@ struct Watched {
 }
 
 impl Sentinel {
-    fn start(port: u16, master: u16, more: &str) -> Self {
+    /// Watches the master at `master`, which is `HOST PORT`.
+    pub fn start(port: u16, master: &str, more: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("sentinel.conf");
         let text = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster 127.0.0.1 {master} 2\n\
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster {master} 2\n\
              sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 4000\n{more}",
             dir.path().display()
         );
@@ -91,7 +92,8 @@ impl Watched {
         Self {
             servers: [start(master, &[]), start(replica, &["--replicaof", "127.0.0.1", &master.to_string()])],
             ports: [master, replica],
-            sentinels: [a, b, c].map(|port| Sentinel::start(port, master, sentinel_lines)),
+            sentinels: [a, b, c]
+                .map(|port| Sentinel::start(port, &format!("127.0.0.1 {master}"), sentinel_lines)),
         }
     }
 
@@ -124,8 +126,18 @@ fn named(master: &str, sentinels: Vec<(String, u16)>) -> Endpoint {
     Endpoint::Sentinel { sentinels, master: master.to_owned(), tls: false }
 }
 
+pub fn consumer(settings: &Settings) -> Consumer {
+    let member = Member {
+        group: "g".to_owned(),
+        consumer: "c".to_owned(),
+        max_deliveries: 3,
+        sharing: Sharing::MinIdle(Duration::from_secs(60)),
+    };
+    Consumer::redis(settings.clone(), member, Arc::new(|_| {}))
+}
+
 /// Settles what comes until it is event `last`; the numbers, each where it came first.
-fn consume(consumer: &mut Consumer, seen: &mut Vec<u64>, last: u64) {
+pub fn consume(consumer: &mut Consumer, seen: &mut Vec<u64>, last: u64) {
     until("a consumer has seen all", || {
         for delivery in consumer.deliveries.next(100, Duration::from_millis(100)) {
             let seq = delivery.event.as_ref().unwrap().seq;
@@ -144,13 +156,7 @@ fn what_a_failover_lost_is_in_the_new_master_once_and_in_order() {
     let settings = watched.settings();
     let mut bed = Bed::new("a");
     let publisher = bed.publish(settings.clone());
-    let member = Member {
-        group: "g".to_owned(),
-        consumer: "c".to_owned(),
-        max_deliveries: 3,
-        sharing: Sharing::MinIdle(Duration::from_secs(60)),
-    };
-    let (mut consumer, mut seen) = (Consumer::redis(settings.clone(), member, Arc::new(|_| {})), Vec::new());
+    let (mut consumer, mut seen) = (consumer(&settings), Vec::new());
     bed.add(1000);
     bed.until_level(&publisher);
     consume(&mut consumer, &mut seen, 1000);

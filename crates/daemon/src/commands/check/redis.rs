@@ -55,7 +55,7 @@ fn gravity(failure: &StreamFailure) -> Outcome {
 fn version(settings: &Settings, found: &Findings) -> Finding {
     let endpoint = match &settings.endpoint {
         plain @ (Endpoint::Tcp { .. } | Endpoint::Unix(_)) => plain.to_string(),
-        asked => format!("{}, found through {asked}", found.address),
+        asked => format!("{} ({asked})", found.address),
     };
     let shown = match found.version.as_str() {
         "" => format!("{endpoint}: answers, and does not say its version"),
