@@ -21,6 +21,9 @@ pub enum Failure {
     /// The server is a replica that cannot be written.
     #[error("this Redis is a read-only replica: {0}")]
     ReadOnly(String),
+    /// The node of a cluster has given the stream's slot away, is about to, or cannot serve any.
+    #[error("this node of the Redis cluster does not serve the stream: {0}")]
+    NotServed(String),
     /// `maxmemory` is reached and nothing may be evicted.
     #[error("Redis is out of memory: {0}")]
     OutOfMemory(String),
@@ -44,6 +47,10 @@ pub enum Failure {
     DeadLetters(String),
 }
 
+/// How a node of a cluster says that it does not serve a slot, or not at present (Redis Cluster Specification,
+/// "Redirection and resharding").
+const NOT_SERVED: [&str; 4] = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"];
+
 /// Inside a script a missing permission has no code of its own: Redis 7 and later, then 6.2 (`script_lua.c`,
 /// `scripting.c`).
 const DENIED: [&str; 2] = ["ACL failure in script", "The user executing the script can't"];
@@ -56,6 +63,7 @@ impl Failure {
         let is = |name: &str| code == name || text.contains(&format!("-{name} "));
         match () {
             () if is("READONLY") => Self::ReadOnly(text),
+            () if NOT_SERVED.contains(&code) => Self::NotServed(text),
             () if is("OOM") => Self::OutOfMemory(text),
             () if is("LOADING") => Self::Loading(text),
             () if is("MISCONF") => Self::CannotSave(text),

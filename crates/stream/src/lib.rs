@@ -12,6 +12,13 @@
 //! - Nothing is dropped: shaping makes events wait in the journal, an outage as well.
 //! - One thread owns the connection. Every wait on it ends after a stated time.
 //!
+//! # Sentinel and cluster
+//!
+//! Every connect finds the server anew ([`Endpoint`]): the master that a sentinel names, or the node that the
+//! stream's slot is moved to. All keys of a stream are in one slot, so one connection serves a cluster as it does a
+//! plain server. A failover or a move that shows on an open connection, as an end or as `READONLY`, `MOVED`, `ASK`,
+//! `TRYAGAIN` or `CLUSTERDOWN`, is a failure like any other. What the new master lacks, it gets from the journal.
+//!
 //! # Keys (persisted; `aw:hotplug` stands for [`Settings::stream`])
 //!
 //! | key | type | what |
@@ -33,6 +40,7 @@ mod mark;
 
 mod failure;
 mod link;
+mod locate;
 mod script;
 mod server;
 

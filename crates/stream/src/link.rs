@@ -10,7 +10,7 @@ use redis::{
 
 use crate::failure::Failure;
 use crate::script::Script;
-use crate::settings::{Endpoint, Password, Settings};
+use crate::settings::{Password, Settings};
 
 /// How long connecting may take, per address of the host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -18,10 +18,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the server may take to answer, or to take what is sent.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An open connection. After an error of [`Link::send`] or [`Link::receive`] it must be dropped: answers would
-/// no longer belong to their questions.
+/// An open connection. After an error of [`Link::send`] or [`Link::receive`] it must be dropped: answers would no
+/// longer belong to their questions.
 pub(crate) struct Link {
     connection: Connection,
+    /// Where it leads.
+    address: ConnectionAddr,
     /// How long each wait may take.
     limit: Duration,
 }
@@ -35,13 +37,24 @@ pub(crate) enum Answer {
 }
 
 impl Link {
-    pub(crate) fn connect(settings: &Settings) -> Result<Self, Failure> {
+    /// Connects, and each wait is bounded by `limit` from then on.
+    pub(crate) fn open(
+        address: ConnectionAddr,
+        connect_timeout: Duration,
+        limit: Duration,
+    ) -> Result<Self, Failure> {
         // Another crate of the process may have chosen a provider already; either will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::open(connection_info(settings)?)?;
-        let connection = client.get_connection_with_timeout(CONNECT_TIMEOUT)?;
-        let mut link = Self { connection, limit: RESPONSE_TIMEOUT };
-        link.limit_waits(RESPONSE_TIMEOUT)?;
+        let client = Client::open(connection_info(&address)?)?;
+        let connection = client.get_connection_with_timeout(connect_timeout)?;
+        let mut link = Self { connection, address, limit };
+        link.limit_waits(limit)?;
+        Ok(link)
+    }
+
+    /// Connects to a server, with the user and the database.
+    pub(crate) fn enter(address: ConnectionAddr, settings: &Settings) -> Result<Self, Failure> {
+        let mut link = Self::open(address, CONNECT_TIMEOUT, RESPONSE_TIMEOUT)?;
         link.log_in(settings)?;
         if settings.db != 0 {
             link.query::<()>(redis::cmd("SELECT").arg(settings.db))?;
@@ -49,7 +62,12 @@ impl Link {
         Ok(link)
     }
 
-    fn log_in(&mut self, settings: &Settings) -> Result<(), Failure> {
+    /// Where it leads.
+    pub(crate) fn address(&self) -> &ConnectionAddr {
+        &self.address
+    }
+
+    pub(crate) fn log_in(&mut self, settings: &Settings) -> Result<(), Failure> {
         let password = password(settings)?;
         if settings.username.is_none() && password.is_none() {
             return Ok(());
@@ -134,18 +152,11 @@ pub(crate) fn decode<T: FromRedisValue>(value: Value) -> Result<T, Failure> {
     redis::from_redis_value(value).map_err(|error| Failure::Refused(format!("an unexpected answer: {error}")))
 }
 
-fn connection_info(settings: &Settings) -> Result<ConnectionInfo, Failure> {
-    let address = match &settings.endpoint {
-        Endpoint::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        Endpoint::Tcp { host, port, tls: false } => ConnectionAddr::Tcp(host.clone(), *port),
-        Endpoint::Tcp { host, port, tls: true } => {
-            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
-        }
-    };
+fn connection_info(address: &ConnectionAddr) -> Result<ConnectionInfo, Failure> {
     // The client library would log in itself, but keeps what the server says against it to itself.
     let redis = RedisConnectionInfo::default().set_skip_set_lib_name();
     let tcp = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-    Ok(address.into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
+    Ok(address.clone().into_connection_info()?.set_redis_settings(redis).set_tcp_settings(tcp))
 }
 
 fn password(settings: &Settings) -> Result<Option<String>, Failure> {

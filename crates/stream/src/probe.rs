@@ -12,6 +12,9 @@ use crate::settings::Settings;
 /// What a server that lets us in shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings {
+    /// The server that was asked, `host:port` or the path of its socket: who it was that sentinels or a cluster led
+    /// to.
+    pub address: String,
     /// The version; empty when the server does not say. Valkey gives the Redis version it is compatible with.
     pub version: String,
     /// 6.2 or later, or unknown.
@@ -64,6 +67,7 @@ pub fn probe(settings: &Settings) -> Result<Findings, Failure> {
         (None, Vec::new())
     };
     Ok(Findings {
+        address: link.address().to_string(),
         version_suffices: !server.is_too_old(),
         may_evict: server.may_evict(),
         version: server.version,

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Everything the publisher and the reading side need to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the server listens.
+    /// Where the server is, or who knows.
     pub endpoint: Endpoint,
     /// The ACL user; `None`: Redis' `default` user.
     pub username: Option<String>,
@@ -28,7 +28,7 @@ pub struct Settings {
     pub interval: Duration,
 }
 
-/// Where a Redis server listens.
+/// Where the Redis server is, or who knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// A TCP port, with or without TLS. The certificate is checked against the system's roots
@@ -43,6 +43,25 @@ pub enum Endpoint {
     },
     /// A Unix socket.
     Unix(PathBuf),
+    /// The master that sentinels name. They are asked at each connect, in order, until one leads to it.
+    Sentinel {
+        /// Host name or IP address (IPv6 without brackets) and port of each. One that asks for a password gets
+        /// the server's.
+        sentinels: Vec<(String, u16)>,
+        /// What the sentinels call the master.
+        master: String,
+        /// Whether the connections are encrypted, those to the sentinels as well.
+        tls: bool,
+    },
+    /// The node of a cluster that serves the stream. It is asked for at each connect.
+    Cluster {
+        /// Host name or IP address (IPv6 without brackets) of any node.
+        host: String,
+        /// Never 0.
+        port: u16,
+        /// Whether the connections are encrypted.
+        tls: bool,
+    },
 }
 
 /// A password, or the file that holds it.
@@ -116,9 +135,18 @@ impl fmt::Debug for Secret {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port, .. } => f.write_str(&host_port(host, *port)),
             Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Sentinel { sentinels, master, .. } => {
+                let sentinels: Vec<_> = sentinels.iter().map(|(host, port)| host_port(host, *port)).collect();
+                write!(f, "master {master} of the sentinels {}", sentinels.join(", "))
+            }
+            Self::Cluster { host, port, .. } => write!(f, "cluster of {}", host_port(host, *port)),
         }
     }
+}
+
+/// As people write them.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -37,7 +37,7 @@ pub fn commented_toml(helper: &Path) -> String {
 pub fn default_toml(key: &Key) -> String {
     match key.kind {
         Kind::Bool | Kind::Whole { .. } => key.default.to_owned(),
-        Kind::Ids { .. } | Kind::Names | Kind::HostNames => format!("[{}]", key.default),
+        Kind::Ids { .. } | Kind::Names | Kind::HostNames | Kind::Sentinels => format!("[{}]", key.default),
         Kind::Resources => format!("{{{}}}", key.default),
         _ => format!("\"{}\"", key.default),
     }

@@ -173,6 +173,30 @@ pub const KEYS: &[Key] = &[
               characters.",
     },
     Key {
+        path: "redis.sentinel",
+        kind: Kind::Sentinels,
+        default: "",
+        applies: Applies::AtReload,
+        doc: "Sentinels that know which server is the master, instead of `host`, `port` and `url`; the port is 26379 if \
+              not given, and an IPv6 address has brackets. Asked in this order at every connect. Empty: none, \
+              see [the guide](operations.md#sentinel-and-cluster).",
+    },
+    Key {
+        path: "redis.sentinel_master",
+        kind: Kind::Name,
+        default: "mymaster",
+        applies: Applies::AtReload,
+        doc: "What the sentinels call the master.",
+    },
+    Key {
+        path: "redis.cluster",
+        kind: Kind::Bool,
+        default: "false",
+        applies: Applies::AtReload,
+        doc: "Whether `host` and `port` are a node of a Redis cluster, any of them, to be asked which one serves the \
+              stream.",
+    },
+    Key {
         path: "redis.stream",
         kind: Kind::Name,
         default: "aw:hotplug",

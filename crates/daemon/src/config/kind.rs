@@ -16,6 +16,10 @@ const TEXT_BYTES_MAX: usize = 255;
 const PATH_BYTES_MAX: usize = 4096;
 /// Enough for a password, a token or a URL that holds either.
 const SECRET_BYTES_MAX: usize = 4096;
+/// A connect asks all of them if it must; deployments have three or five.
+const SENTINELS_MAX: usize = 16;
+/// Redis' `REDIS_SENTINEL_PORT`.
+const SENTINEL_PORT: u16 = 26379;
 
 /// The kind and range of a key's value.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +55,8 @@ pub enum Kind {
     SecretFile,
     /// A Redis URL.
     Url,
+    /// Where Redis sentinels are.
+    Sentinels,
     /// The URL of an HTTP server; may be empty.
     Http,
     /// USB ids or classes up to `max`.
@@ -84,6 +90,8 @@ pub enum Value {
     Password(Option<Password>),
     /// [`Kind::Url`]; `None` when empty.
     Url(Option<RedisUrl>),
+    /// [`Kind::Sentinels`]: hosts and ports.
+    Sentinels(Vec<(String, u16)>),
     /// [`Kind::Ids`], sorted, without repeats.
     Ids(Vec<u32>),
     /// [`Kind::Chain`].
@@ -123,6 +131,7 @@ impl Kind {
             Self::Secret => format!("a string of at most {SECRET_BYTES_MAX} bytes"),
             Self::Token => format!("at most {TEXT_BYTES_MAX} ASCII characters without spaces"),
             Self::Url => "a URL `redis://…`, `rediss://…` or `unix://…`".to_owned(),
+            Self::Sentinels => format!("a list of at most {SENTINELS_MAX} strings `HOST:PORT`"),
             Self::Http => "a URL `http://…` or `https://…`".to_owned(),
             Self::Ids { max } => format!("a list of integers from 0 to {max} or hex strings"),
             Self::Chain => {
@@ -180,6 +189,7 @@ impl Kind {
                 "" => Ok(Value::Url(None)),
                 url => redis_url::parse(url).map(Some).map(Value::Url),
             },
+            Self::Sentinels => self.sentinels(raw).map(Value::Sentinels),
             Self::Ids { max } => self.ids(raw, max).map(Value::Ids),
             Self::Chain => self.chain(raw).map(Value::Chain),
             Self::Names => self.names(raw).map(Value::Names),
@@ -264,6 +274,17 @@ impl Kind {
         let items = raw.items().ok_or_else(|| self.mismatch(raw))?;
         let name = |item: Raw<'_>| item.string().map(str::to_owned).ok_or_else(|| self.mismatch(item));
         items.into_iter().map(name).collect()
+    }
+
+    /// Does not quote what is wrong: it may be a URL with a password.
+    fn sentinels(self, raw: Raw<'_>) -> Result<Vec<(String, u16)>, String> {
+        let address = |name: &String| {
+            let (host, port) = redis_url::split_address(name, SENTINEL_PORT)?;
+            check_host(host).is_ok().then(|| (host.to_owned(), port))
+        };
+        let addresses: Option<Vec<_>> = self.names(raw)?.iter().map(address).collect();
+        let addresses = addresses.filter(|addresses| addresses.len() <= SENTINELS_MAX);
+        addresses.ok_or_else(|| format!("expected {}", self.expected()))
     }
 
     fn host_names(self, raw: Raw<'_>) -> Result<Vec<String>, String> {

@@ -77,7 +77,7 @@ pub enum LogFormat {
 /// `[redis]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redis {
-    /// Where the server listens.
+    /// Where the server is, or who knows.
     pub endpoint: Endpoint,
     /// The ACL user; `None`: Redis' `default` user.
     pub username: Option<String>,

@@ -81,7 +81,10 @@ fn tcp(rest: &str, tls: bool) -> Result<RedisUrl, String> {
         Some((user_info, address)) => (Some(user_info), address),
         None => (None, authority),
     };
-    let (host, port) = split_address(address)?;
+    let (host, port) = split_address(address, PORT).ok_or(
+        "the URL's port must be an integer from 1 to 65535; in a password write `:`, `/` and `@` as `%3A`, \
+         `%2F` and `%40`",
+    )?;
     check_host(host).map_err(|message| format!("in the URL: {message}"))?;
     let (username, password) = match user_info.map(|info| info.split_once(':').unwrap_or((info, ""))) {
         Some((username, password)) => (decode(username)?, decode(password)?),
@@ -107,22 +110,19 @@ fn unix(rest: &str) -> Result<RedisUrl, String> {
     Ok(url)
 }
 
-fn split_address(address: &str) -> Result<(&str, u16), String> {
+/// Host and port of `HOST[:PORT]`, where an IPv6 address has brackets; `None`: the port is none from 1 to 65535.
+pub fn split_address(address: &str, default_port: u16) -> Option<(&str, u16)> {
     let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) => (host, port),
         None => address.split_at(address.find(':').unwrap_or(address.len())),
     };
     let port = match port.strip_prefix(':') {
-        None if port.is_empty() => Some(PORT),
-        Some("") => Some(PORT),
+        None if port.is_empty() => Some(default_port),
+        Some("") => Some(default_port),
         Some(port) => port.parse().ok().filter(|port| *port != 0),
         None => None,
     };
-    let port = port.ok_or(
-        "the URL's port must be an integer from 1 to 65535; in a password write `:`, `/` and `@` as `%3A`, \
-         `%2F` and `%40`",
-    )?;
-    Ok((host, port))
+    Some((host, port?))
 }
 
 fn parse_db(text: &str) -> Result<u32, String> {

@@ -99,6 +99,9 @@ db = 3
 username = "usb"
 password_file = "/run/secrets/redis"
 tls = true
+sentinel = []
+sentinel_master = "usb"
+cluster = true
 stream = "hot"
 max_len = 7
 [monitoring]
@@ -152,7 +155,7 @@ fn every_key_reaches_the_config() {
         host: Some("edge-7".to_owned()),
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
         redis: Some(Redis {
-            endpoint: tcp("cache", 6380, true),
+            endpoint: Endpoint::Cluster { host: "cache".to_owned(), port: 6380, tls: true },
             username: Some("usb".to_owned()),
             password: Some(Password::File("/run/secrets/redis".into())),
             db: 3,

@@ -125,22 +125,45 @@ impl Values {
     }
 
     fn redis(&self) -> Result<Redis, Problem> {
-        let (host, tls) = (self.text("redis.host"), self.bool("redis.tls"));
-        let endpoint = match (host.starts_with('/'), self.origins.get("redis.tls")) {
-            (true, Some(origin)) if tls => {
-                let message = "a Unix socket has no TLS; set it to false or name a host";
-                return Err(Problem::of_key(origin, "redis.tls", message));
-            }
-            (true, _) => Endpoint::Unix(PathBuf::from(host)),
-            (false, _) => Endpoint::Tcp { host: host.to_owned(), port: self.narrow("redis.port"), tls },
-        };
         Ok(Redis {
-            endpoint,
+            endpoint: self.endpoint()?,
             username: self.non_empty("redis.username"),
             password: self.password("redis.password"),
             db: self.narrow("redis.db"),
             stream: self.text("redis.stream").to_owned(),
             max_len: self.narrow("redis.max_len"),
+        })
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Problem> {
+        let (host, port) = (self.text("redis.host").to_owned(), self.narrow("redis.port"));
+        let (tls, cluster) = (self.bool("redis.tls"), self.bool("redis.cluster"));
+        let sentinels = self.sentinels("redis.sentinel");
+        let is_socket = host.starts_with('/');
+        let sentinels_alone = "the sentinels of `redis.sentinel` say where Redis is; keep one of the two";
+        let contradictions = [
+            (!sentinels.is_empty(), "redis.host", sentinels_alone),
+            (!sentinels.is_empty(), "redis.port", sentinels_alone),
+            (
+                !sentinels.is_empty() && cluster,
+                "redis.cluster",
+                "a cluster has no sentinels; keep one of the two",
+            ),
+            (is_socket && cluster, "redis.cluster", "a Unix socket leads to no other node; name a host"),
+            (is_socket && tls, "redis.tls", "a Unix socket has no TLS; set it to false or name a host"),
+        ];
+        for (_, path, message) in contradictions.into_iter().filter(|(is_there, ..)| *is_there) {
+            // A default contradicts nothing.
+            if let Some(origin) = self.origins.get(path) {
+                return Err(Problem::of_key(origin, path, message));
+            }
+        }
+        let master = self.text("redis.sentinel_master").to_owned();
+        Ok(match (is_socket, sentinels.is_empty(), cluster) {
+            (_, false, _) => Endpoint::Sentinel { sentinels, master, tls },
+            (true, ..) => Endpoint::Unix(PathBuf::from(host)),
+            (false, _, true) => Endpoint::Cluster { host, port, tls },
+            (false, _, false) => Endpoint::Tcp { host, port, tls },
         })
     }
 
@@ -226,6 +249,13 @@ impl Values {
         match &self.values[path] {
             Value::Names(value) => value.clone(),
             _ => unreachable!("{path} is a list of names"),
+        }
+    }
+
+    fn sentinels(&self, path: &str) -> Vec<(String, u16)> {
+        match &self.values[path] {
+            Value::Sentinels(value) => value.clone(),
+            _ => unreachable!("{path} is a list of sentinels"),
         }
     }
 

@@ -97,7 +97,7 @@ impl Worker {
         Ok(Round::More)
     }
 
-    /// A server that refuses to trim may well take events: only a broken connection is an error.
+    /// A server that refuses to trim may well take events: only what another connection mends is an error.
     pub(super) fn trim_when_due(&mut self) -> Result<(), Failure> {
         if self.added_since_trim < trim::every(self.settings.max_len) {
             return Ok(());
@@ -106,7 +106,9 @@ impl Worker {
         let link = self.link.as_mut().ok_or_else(not_connected)?;
         match trim::trim(link, &self.keys.stream, self.settings.max_len) {
             Ok(trimmed) => self.report.trimmed(trimmed),
-            Err(failure @ Failure::Unreachable(_)) => return Err(failure),
+            Err(failure @ (Failure::Unreachable(_) | Failure::ReadOnly(_) | Failure::NotServed(_))) => {
+                return Err(failure);
+            }
             Err(failure) => self.report.not_trimmed(failure),
         }
         Ok(())

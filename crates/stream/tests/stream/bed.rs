@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use autoweave_usb_journal::{Commit, Durability, Journal, Options};
-use autoweave_usb_stream::{Listener, Notice, Publisher, Settings, State, Status};
+use autoweave_usb_stream::{Failure, Listener, Notice, Publisher, Settings, State, Status};
 use tempfile::TempDir;
 
 use crate::event::event;
@@ -69,6 +69,16 @@ impl Bed {
 
     pub fn told(&self, is: impl Fn(&Notice) -> bool) -> bool {
         self.notices.lock().unwrap().iter().any(is)
+    }
+
+    /// The failures told, in order.
+    pub fn failures(&self) -> Vec<Failure> {
+        let notices = self.notices.lock().unwrap();
+        let failure = |notice: &Notice| match notice {
+            Notice::Down(failure) => Some(failure.clone()),
+            _ => None,
+        };
+        notices.iter().filter_map(failure).collect()
     }
 
     /// Waits until the publisher has acknowledged all of the journal.

@@ -1,13 +1,14 @@
 //! TLS, with a certificate authority of the test's own.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use autoweave_usb_stream::{Endpoint, Failure, probe};
 
 use crate::bed::{Bed, assert_once};
-use crate::server::Server;
+use crate::sentinel::Sentinel;
+use crate::server::{Server, free_ports, until};
 
 const INNER: &str = "AUTOWEAVE_TLS_INNER";
 
@@ -67,4 +68,29 @@ fn publish_over_tls() {
     settings.endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port, tls: true };
     let failure = probe(&settings);
     assert!(matches!(&failure, Err(Failure::Unreachable(why)) if why.contains("certificate")), "{failure:?}");
+    let [sentinel] = free_ports();
+    let encrypted = format!(
+        "port 0\ntls-port {sentinel}\ntls-replication yes\ntls-cert-file {}\ntls-key-file {}\n\
+         tls-ca-cert-file {}\ntls-auth-clients no\nsentinel resolve-hostnames yes\n",
+        file("server.pem"),
+        file("server.key"),
+        file("root.pem"),
+    );
+    for (names, fits) in [("", false), ("sentinel announce-hostnames yes\n", true)] {
+        let _sentinel =
+            Sentinel::start(sentinel, &format!("localhost {port}"), &format!("{encrypted}{names}"));
+        until("the sentinel listens", || TcpStream::connect(("127.0.0.1", sentinel)).is_ok());
+        let (sentinels, master) = (vec![("localhost".to_owned(), sentinel)], "mymaster".to_owned());
+        settings.endpoint = Endpoint::Sentinel { sentinels, master, tls: true };
+        match probe(&settings) {
+            Ok(findings) => assert_eq!((findings.address, fits), (format!("localhost:{port}"), true)),
+            Err(failure) => {
+                let why = failure.to_string();
+                assert!(
+                    !fits && why.contains(&format!("names 127.0.0.1:{port}")) && why.contains("certificate"),
+                    "{why}"
+                );
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bed;
+mod cluster;
 mod consuming;
 mod encrypted;
 mod event;
@@ -10,5 +11,6 @@ mod exactly_once;
 mod outages;
 mod reading;
 mod rollback;
+mod sentinel;
 mod server;
 mod trimming;

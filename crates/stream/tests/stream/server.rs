@@ -1,6 +1,7 @@
 //! A Redis server of the test's own: on a Unix socket in a temporary directory, ended with the test.
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(25);
 
 pub struct Server {
     dir: TempDir,
@@ -105,6 +106,17 @@ fn spawn(dir: &Path, arguments: &[String]) -> Child {
         .stderr(Stdio::null())
         .spawn()
         .expect("redis-server must be installed for these tests")
+}
+
+/// Ports that were free just now, all different.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+/// What the server answers.
+pub fn ask<T: redis::FromRedisValue>(server: &Server, words: &[&str]) -> T {
+    redis::cmd(words[0]).arg(&words[1..]).query(&mut server.connection()).unwrap()
 }
 
 /// Polls a condition, for as long as a loaded machine may need.

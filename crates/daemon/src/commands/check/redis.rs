@@ -1,6 +1,6 @@
 //! How the Redis is that events are published to.
 
-use autoweave_usb_stream::{Failure as StreamFailure, Findings, Group, Settings, probe};
+use autoweave_usb_stream::{Endpoint, Failure as StreamFailure, Findings, Group, Settings, probe};
 
 use super::{Finding, finding};
 use crate::show::Outcome;
@@ -20,6 +20,10 @@ pub fn findings(settings: &Settings) -> Vec<Finding> {
             all.extend(groups.iter().map(group));
             all
         }
+        Err(failure @ StreamFailure::NotServed(_)) if !matches!(endpoint, Endpoint::Cluster { .. }) => {
+            let mend = "set redis.cluster = true: the node that does is then found";
+            vec![finding("redis", Outcome::Fail, format!("{endpoint}: {failure}"), mend)]
+        }
         Err(failure) => vec![finding(
             "redis",
             gravity(&failure),
@@ -34,6 +38,7 @@ fn gravity(failure: &StreamFailure) -> Outcome {
     match failure {
         StreamFailure::Unreachable(_)
         | StreamFailure::ReadOnly(_)
+        | StreamFailure::NotServed(_)
         | StreamFailure::OutOfMemory(_)
         | StreamFailure::Loading(_)
         | StreamFailure::CannotSave(_) => Outcome::Warn,
@@ -48,7 +53,10 @@ fn gravity(failure: &StreamFailure) -> Outcome {
 }
 
 fn version(settings: &Settings, found: &Findings) -> Finding {
-    let endpoint = &settings.endpoint;
+    let endpoint = match &settings.endpoint {
+        plain @ (Endpoint::Tcp { .. } | Endpoint::Unix(_)) => plain.to_string(),
+        asked => format!("{} ({asked})", found.address),
+    };
     let shown = match found.version.as_str() {
         "" => format!("{endpoint}: answers, and does not say its version"),
         version => format!("{endpoint}: version {version}"),

@@ -127,6 +127,48 @@ fn keys_that_set_the_same_thing_exclude_each_other_in_a_file() {
 }
 
 #[test]
+fn sentinels_and_clusters_are_endpoints() {
+    let sentinel = |sentinels: &[(&str, u16)], master: &str, tls| Endpoint::Sentinel {
+        sentinels: sentinels.iter().map(|&(host, port)| (host.to_owned(), port)).collect(),
+        master: master.to_owned(),
+        tls,
+    };
+    let all = "redis.sentinel = ['a', '[::1]:7', '10.0.0.1:26380']\nredis.tls = true";
+    let expected = sentinel(&[("a", 26379), ("::1", 7), ("10.0.0.1", 26380)], "mymaster", true);
+    assert_eq!(redis(all, &[]).endpoint, expected);
+    let env =
+        [("AUTOWEAVE_USB__REDIS__SENTINEL", "a:1, b"), ("AUTOWEAVE_USB__REDIS__SENTINEL_MASTER", "usb")];
+    assert_eq!(redis("", &env).endpoint, sentinel(&[("a", 1), ("b", 26379)], "usb", false));
+    assert_eq!(redis("redis.sentinel = []", &[]).endpoint, tcp("localhost", 6379, false));
+    let cluster = Endpoint::Cluster { host: "n".to_owned(), port: 7000, tls: false };
+    assert_eq!(redis("redis.cluster = true\nredis.host = 'n'\nredis.port = 7000", &[]).endpoint, cluster);
+    assert_eq!(redis("redis.cluster = true", &[("REDIS_URL", "redis://n:7000")]).endpoint, cluster);
+}
+
+#[test]
+fn what_contradicts_sentinels_and_clusters_is_refused() {
+    let alone = "the sentinels of `redis.sentinel` say where Redis is; keep one of the two";
+    let host = format!("`redis.host`: {alone}");
+    refused("[redis]\nsentinel = ['a']\nhost = 'h'", &[&format!("FILE:3: {host}")]);
+    refused("[redis]\nurl = 'unix:///r'\nsentinel = ['a']", &[&format!("FILE:2: {host}")]);
+    refused("[redis]\nsentinel = ['a']\nport = 1", &[&format!("FILE:3: `redis.port`: {alone}")]);
+    refused_with("redis.sentinel = ['a']", &[("REDIS_URL", "redis://h")], &[&format!("REDIS_URL: {host}")]);
+    refused(
+        "[redis]\nsentinel = ['a']\ncluster = true",
+        &["FILE:3: `redis.cluster`: a cluster has no sentinels; keep one of the two"],
+    );
+    refused(
+        "[redis]\ncluster = true\nhost = '/run/r'",
+        &["FILE:2: `redis.cluster`: a Unix socket leads to no other node; name a host"],
+    );
+    let too_many = format!("[{}]", ["'a'"; 17].join(", "));
+    for bad in ["['redis://u:hunter2@h']", "['h:0']", "['h:x']", "['']", "['::1']", "['/run/s']", &too_many] {
+        let message = "FILE:1: `redis.sentinel`: expected a list of at most 16 strings `HOST:PORT`";
+        refused(&format!("redis.sentinel = {bad}"), &[message]);
+    }
+}
+
+#[test]
 fn secrets_are_not_shown() {
     let env = [("REDIS_URL", "redis://u:hunter2@h")];
     let loaded = load_all("redis.password = 'hunter2'", &env, &[]).unwrap();
