@@ -412,7 +412,8 @@ fn log_events(recorder: &Recorder, events: &[Event]) {
         let _of_its_trace = recorder.enter(event.traceparent);
         let Event { seq, action, reason, edges, device, .. } = event;
         let port = device.port();
-        // `?`: names come from the device, and Debug escapes what a terminal would take for an order.
-        info!(seq, %port, id = ?device.device_id, name = ?show::name(device), %reason, edges, "{action}");
+        // As strings, so that they are that in JSON; the log escapes what a terminal would take for an order.
+        let (id, name) = (device.device_id.as_str(), show::name(device));
+        info!(seq, %port, id, name, %reason, edges, "{action}");
     }
 }
