@@ -23,7 +23,7 @@ pub struct Status {
     problems: BTreeMap<&'static str, Problem>,
 }
 
-/// How far the daemon has come; `/ready` answers 200 in the middle one only.
+/// How far the daemon has come; `/ready` answers 200 in the middle one only, and only while nothing has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The first scan is not in the journal yet.
