@@ -81,7 +81,7 @@ async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Answer {
     let (now, mut plugins) = (app.monitor.snapshot(), app.monitor.plugins());
     if !app.trusts(&headers) {
         // What a plugin said may have what it was told in it, such as a serial number.
-        plugins.iter_mut().for_each(|plugin| plugin.last_error = None);
+        plugins.running.iter_mut().for_each(|plugin| plugin.last_error = None);
     }
     let (is_failed, body) = app.monitor.look(|status| {
         let body = serde_json::to_string(&status.health(now.last_seq, now.devices.len(), plugins));

@@ -135,7 +135,10 @@ fn what_plugins_said_is_for_those_who_know_the_token() {
         bounds_us: &[],
         sum_us: 0,
     };
-    fixture.monitor.set_plugins(Box::new(move || vec![plugin.clone()]));
+    fixture.monitor.set_plugins(Box::new(move || super::super::PluginsStatus {
+        running: vec![plugin.clone()],
+        refused: Vec::new(),
+    }));
     let health = |token: Option<&str>, headers: &str| {
         let server = serve_for(token, Limits::DEFAULT, &fixture.monitor, fixture.dir.path());
         let health = Client::connect(server.address()).get("/health", headers).json();
@@ -183,15 +186,15 @@ fn it_is_ready_between_the_first_scan_and_the_stop() {
     assert!(fixture.get("/ready").problem(503).contains("first scan"));
     fixture.monitor.update(|status| status.phase = Phase::Ready);
     assert_eq!(fixture.get("/ready").status, 200);
-    fixture.monitor.update(|status| status.phase = Phase::Stopping);
-    assert!(fixture.get("/ready").problem(503).contains("stopping"));
-}
     fixture.monitor.update(|status| status.raise("stream", Severity::Degraded, "no Redis".to_owned()));
     assert_eq!(fixture.get("/ready").status, 200);
     fixture.monitor.update(|status| status.raise("journal", Severity::Failed, "disk full".to_owned()));
     assert!(fixture.get("/ready").problem(503).contains("/health"));
     fixture.monitor.update(|status| status.clear("journal"));
     assert_eq!(fixture.get("/ready").status, 200);
+    fixture.monitor.update(|status| status.phase = Phase::Stopping);
+    assert!(fixture.get("/ready").problem(503).contains("stopping"));
+}
 
 #[test]
 fn metrics_follow_the_events() {
