@@ -61,7 +61,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::DevicePlugin(plugin)) => device_plugin::run(&common, &plugin),
         Some(Command::Devices(devices)) => devices::run(&common, &devices),
         Some(Command::Events(events)) => events::run(&common, &events),
-        Some(Command::Health) => health::run(&common),
+        Some(Command::Health { json: _ }) => health::run(&common),
         #[cfg(target_os = "linux")]
         Some(Command::Plugins(plugins)) => plugins::run(&common, &plugins),
         Some(Command::Check(check)) => check::run(&common, &check),
