@@ -63,8 +63,12 @@ pub enum Command {
     #[command(after_help = "Example:\n  autoweave-usbd check")]
     Check(Check),
     /// Ask the daemon how it is: exit code 0 if it does its job, else 1
-    #[command(after_help = "Example:\n  autoweave-usbd health")]
-    Health,
+    #[command(after_help = "Example:\n  autoweave-usbd health --json | jq .journal")]
+    Health {
+        /// One JSON object on one line: what it prints without this, too
+        #[arg(long)]
+        json: bool,
+    },
     /// Record what a source sees, until interrupted
     #[command(after_help = "Example:\n  autoweave-usbd record bus.jsonl")]
     Record(Record),

@@ -1,6 +1,6 @@
 //! The log, on stderr.
 
-use std::io;
+use std::io::{self, Write};
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
@@ -9,6 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::show::escape_json;
 use crate::telemetry::LogBridge;
 
 /// Lines waiting for a slow terminal or pipe, at most. Further ones are dropped and counted: the journal has
@@ -29,13 +30,38 @@ pub fn start(log: &Log, bridge: Option<LogBridge>) -> Logging {
         .buffered_lines_limit(LINES_WAITING_MAX)
         .finish(io::stderr());
     let (filter, level) = reload::Layer::new(level_filter(log.level));
-    let lines = fmt::layer().with_target(false).with_writer(writer.clone());
+    let lines = fmt::layer().with_target(false);
     let registry = tracing_subscriber::registry().with(filter).with(bridge);
     match log.format {
-        LogFormat::Text => registry.with(lines.with_ansi(anstream::stderr().is_terminal())).init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(anstream::stderr().is_terminal());
+            registry.with(lines.with_writer(writer.clone())).init();
+        }
+        LogFormat::Json => {
+            let json = JsonLines(writer.clone());
+            registry.with(lines.json().flatten_event(true).with_writer(move || json.clone())).init();
+        }
     }
     Logging { writer, level, _guard: guard }
+}
+
+/// Takes a line of JSON at a time, and escapes what a terminal would obey or hide: devices name themselves. In the text
+/// format tracing does that.
+#[derive(Clone)]
+struct JsonLines(NonBlocking);
+
+impl Write for JsonLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match std::str::from_utf8(bytes).map(|text| text.trim_end_matches('\n')) {
+            Ok(line) => self.0.write_all(format!("{}\n", escape_json(line)).as_bytes())?,
+            Err(_) => self.0.write_all(bytes)?,
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 impl Logging {

@@ -23,9 +23,12 @@ impl System {
         Self::Linux
     };
 
-    /// Where a configuration file may be, the machine's before the user's. `variable` gives the value of an
-    /// environment variable as a path, if it is absolute.
-    pub fn configuration_files(self, variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    /// Where a configuration file may be: the machine's and the user's. `variable` gives the value of an environment
+    /// variable as a path, if it is absolute.
+    pub fn configuration_files(
+        self,
+        variable: impl Fn(&str) -> Option<PathBuf>,
+    ) -> (Option<PathBuf>, Option<PathBuf>) {
         let (machine, user) = match self {
             Self::Linux => {
                 let home = variable("XDG_CONFIG_HOME").or_else(|| Some(variable("HOME")?.join(".config")));
@@ -33,7 +36,8 @@ impl System {
             }
             Self::MacOs | Self::Windows => (self.machine(&variable), self.user("APPDATA", &variable)),
         };
-        [machine, user].into_iter().flatten().map(|directory| directory.join("usbd.toml")).collect()
+        let file = |directory: Option<PathBuf>| Some(directory?.join("usbd.toml"));
+        (file(machine), file(user))
     }
 
     /// Where a daemon that names no directory keeps its journal: the machine's if it `is_privileged`, else the user's.
@@ -116,15 +120,17 @@ mod tests {
         let files = |system: System| system.configuration_files(variable);
         assert_eq!(
             files(System::MacOs),
-            [
-                "/Library/Application Support/autoweave-usb/usbd.toml",
-                "/h/Library/Application Support/autoweave-usb/usbd.toml"
-            ]
-            .map(PathBuf::from)
+            (
+                Some("/Library/Application Support/autoweave-usb/usbd.toml".into()),
+                Some("/h/Library/Application Support/autoweave-usb/usbd.toml".into())
+            )
         );
         assert_eq!(
             files(System::Windows),
-            ["/ProgramData/autoweave-usb/usbd.toml", "/u/Roaming/autoweave-usb/usbd.toml"].map(PathBuf::from)
+            (
+                Some("/ProgramData/autoweave-usb/usbd.toml".into()),
+                Some("/u/Roaming/autoweave-usb/usbd.toml".into())
+            )
         );
     }
 }

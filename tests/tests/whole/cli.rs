@@ -1,5 +1,6 @@
 //! The command line: what each command prints, what it leaves behind, and how it ends.
 
+mod configuration;
 mod manners;
 mod recordings;
 

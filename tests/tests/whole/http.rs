@@ -236,5 +236,7 @@ fn health_is_an_exit_code() {
     ask().fails(1, &["127.0.0.1:8080"]);
     let daemon = Daemon::start(&bus, &state, QUICK);
     assert!(ask().ok().stdout.contains(r#""status":"ok""#));
+    let json = crate::program::usbd(&["health", "--json"]).ok().json();
+    assert!(json.len() == 1 && json[0]["status"] == "ok", "{json:?}");
     daemon.stop();
 }

@@ -6,6 +6,7 @@ use autoweave_usb_testbus::{Bus, Device, Interface};
 use nix::sys::signal::Signal;
 
 use crate::harness::{Daemon, QUICK, StateDir, devices, events, last_seq};
+use crate::http::answer;
 use crate::invariants::{check, headline, net, on_bus, places, port};
 
 /// A window that only the end of the daemon closes, so that a busy machine cannot split a story in two.
@@ -64,6 +65,29 @@ fn by_default_flapping_is_coalesced() {
     assert_eq!(net(&events), on_bus(&bus));
     // Windows of 50 ms: a busy machine may spread the flapping over some of them, but not over all edges.
     assert!((events.len() as u64) < edges / 4, "{} events of {edges} edges", events.len());
+}
+
+#[test]
+fn edges_that_become_no_event_are_counted_at_once() {
+    let mut bus = Bus::enter().unwrap();
+    bus.add_root_hub(1).unwrap();
+    let state = StateDir::new();
+    let rest = [
+        // Nothing but an edge has the daemon tell anything.
+        ("AUTOWEAVE_USB__MONITORING__INTERVAL", "3600000"),
+        ("AUTOWEAVE_USB__FILTERS__VENDOR_BLACKLIST", "0x046d"),
+    ];
+    let daemon = Daemon::start(&bus, &state, &[ENDLESS, &rest].concat());
+    let counts = |line: &str| answer("/metrics").1.lines().any(|told| told == line);
+    bus.plug("1-1", &Device::receiver()).unwrap();
+    daemon.wait_until("the hidden attach is counted", || {
+        counts("usb_events_filtered_total{rule=\"vendor_blacklist\"} 1")
+    });
+    bus.plug("1-2", &Device::storage("S")).unwrap();
+    bus.cycle(&["1-2"], 5).unwrap();
+    // Ten edges follow the first. The window may end with a detach and an attach, whatever comes yet.
+    daemon.wait_until("the others are counted", || counts("usb_events_coalesced_total 8"));
+    daemon.stop();
 }
 
 #[test]

@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// Runs until SIGTERM or SIGINT.
 pub fn run(common: &Common, arguments: &DevicePlugin) -> Result<(), Failure> {
     signals::block()?;
-    let config = super::load(common, arguments.source.as_deref())?.config;
+    let loaded = super::load_for_daemon(common, arguments.source.as_deref())?;
+    let config = &loaded.config;
     let config::DevicePlugin { resources, directory } = config.device_plugin.clone();
     if resources.is_empty() {
         return Err(Failure::usage(
@@ -27,7 +28,8 @@ pub fn run(common: &Common, arguments: &DevicePlugin) -> Result<(), Failure> {
         ));
     }
     let _logging = logging::start(&config.log, None);
-    let sources = super::open_sources(super::options(&config))?;
+    super::warn_passed_over(&loaded);
+    let sources = super::open_sources(super::options(config))?;
     let interrupter = sources.interrupter();
     let wake = interrupter.clone();
     let requests = signals::handle(move || wake.interrupt())?;

@@ -10,18 +10,17 @@ use crate::http::ask_health;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(common: &Common) -> Result<(), Failure> {
-    let (status, body) = ask(common)?;
+    let (status, body) = ask(common, Failure::unwell)?;
     super::print_json_text(body.trim_end())?;
     if status == 200 { Ok(()) } else { Err(Failure::unwell("the daemon is not well")) }
 }
 
-/// The status and body of the daemon's answer.
-pub fn ask(common: &Common) -> Result<(u16, String), Failure> {
+/// The status and body of the daemon's answer; `failure` is for there being none.
+pub fn ask(common: &Common, failure: fn(String) -> Failure) -> Result<(u16, String), Failure> {
     let config = super::load(common, None)?.config;
     let address = config.monitoring.http.ok_or_else(|| {
-        Failure::unwell(
-            "the daemon serves no HTTP: monitoring.enabled is false, so its health cannot be asked for",
-        )
+        let why = "the daemon serves no HTTP: monitoring.enabled is false, so its health cannot be asked for";
+        failure(why.to_owned())
     })?;
     if address.port() == 0 {
         return Err(Failure::usage(
@@ -29,7 +28,7 @@ pub fn ask(common: &Common) -> Result<(u16, String), Failure> {
              set a port to ask for its health",
         ));
     }
-    ask_health(address, TIMEOUT).map_err(Failure::unwell)
+    ask_health(address, TIMEOUT).map_err(|error| failure(error.to_string()))
 }
 
 #[cfg(test)]

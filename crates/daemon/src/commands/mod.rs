@@ -61,7 +61,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::DevicePlugin(plugin)) => device_plugin::run(&common, &plugin),
         Some(Command::Devices(devices)) => devices::run(&common, &devices),
         Some(Command::Events(events)) => events::run(&common, &events),
-        Some(Command::Health) => health::run(&common),
+        Some(Command::Health { json: _ }) => health::run(&common),
         #[cfg(target_os = "linux")]
         Some(Command::Plugins(plugins)) => plugins::run(&common, &plugins),
         Some(Command::Check(check)) => check::run(&common, &check),
@@ -86,8 +86,26 @@ fn completions(shell: Shell) -> Vec<u8> {
     script
 }
 
-/// The configuration as this command line and this environment make it.
+/// The configuration as this command line and this environment make it. Says which files it passed over.
 fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
+    let loaded = load_for(common, source, false)?;
+    for file in &loaded.passed_over {
+        anstream::eprintln!("autoweave-usbd: {file}");
+    }
+    Ok(loaded)
+}
+
+/// The same for what runs until it is stopped. What it passes over is for the log: see [`warn_passed_over`].
+fn load_for_daemon(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
+    load_for(common, source, true)
+}
+
+/// Logs which files a configuration is without.
+pub fn warn_passed_over(loaded: &Loaded) {
+    loaded.passed_over.iter().for_each(|file| warn!("{file}"));
+}
+
+fn load_for(common: &Common, source: Option<&str>, is_daemon: bool) -> Result<Loaded, Failure> {
     let env: Vec<_> = env::vars_os().collect();
     let given = [
         ("log.level", common.log_level.as_deref(), "--log-level"),
@@ -96,7 +114,7 @@ fn load(common: &Common, source: Option<&str>) -> Result<Loaded, Failure> {
     ];
     let flags =
         given.into_iter().filter_map(|(key, value, flag)| Some((key, value?.to_owned(), flag))).collect();
-    let search_paths = config::search_paths(&env);
+    let search_paths = config::search_paths(&env, is_daemon);
     config::load(&config::Sources { file: common.config.clone(), env, flags, search_paths })
         .map_err(Failure::usage)
 }

@@ -45,7 +45,7 @@ pub fn run(common: &Common, arguments: &Run) -> Result<(), Failure> {
 
 fn live(common: &Common, arguments: &Run) -> Result<(), Failure> {
     signals::block()?;
-    let loaded = super::load(common, arguments.source.as_deref())?;
+    let loaded = super::load_for_daemon(common, arguments.source.as_deref())?;
     if arguments.role == Role::Plugins {
         return plugins::run_alone(&loaded, &state_dir::find(arguments.state_dir.as_deref())?);
     }
@@ -54,6 +54,7 @@ fn live(common: &Common, arguments: &Run) -> Result<(), Failure> {
     let telemetry = Telemetry::start(&loaded.config)?;
     let logging = logging::start(&loaded.config.log, telemetry.log_bridge());
     held::tell(held.as_ref().map(|(_, held)| held));
+    super::warn_passed_over(&loaded);
     warn_without_effect(&loaded);
     let config = &loaded.config;
     // First the source: what happens while a large journal is opened waits in its buffer.
@@ -187,7 +188,7 @@ fn hold(config: &Config) -> Result<Option<(Reception, Held)>, Failure> {
 
 /// A daemon that would not start with its configuration goes on instead.
 fn may_upgrade(common: &Common, arguments: &Run) -> bool {
-    match super::load(common, arguments.source.as_deref()) {
+    match super::load_for_daemon(common, arguments.source.as_deref()) {
         Ok(_) => {
             info!("upgrading: going on as what is now on disk");
             true
@@ -334,13 +335,14 @@ impl Daemon {
 
     /// Loads the configuration again. What can change without losing events does; a bad one is refused.
     fn reload(&mut self, common: &Common, arguments: &Run) -> Result<(), Failure> {
-        let loaded = match super::load(common, arguments.source.as_deref()) {
+        let loaded = match super::load_for_daemon(common, arguments.source.as_deref()) {
             Ok(loaded) => loaded,
             Err(failure) => {
                 error!("the configuration was not reloaded, the old one stands: {failure}");
                 return Ok(());
             }
         };
+        super::warn_passed_over(&loaded);
         let config = &loaded.config;
         self.logging.set_level(config.log.level);
         self.pipeline.set_max_events(config.journal.max_events);
@@ -410,7 +412,8 @@ fn log_events(recorder: &Recorder, events: &[Event]) {
         let _of_its_trace = recorder.enter(event.traceparent);
         let Event { seq, action, reason, edges, device, .. } = event;
         let port = device.port();
-        // `?`: names come from the device, and Debug escapes what a terminal would take for an order.
-        info!(seq, %port, id = ?device.device_id, name = ?show::name(device), %reason, edges, "{action}");
+        // As strings, so that they are that in JSON; the log escapes what a terminal would take for an order.
+        let (id, name) = (device.device_id.as_str(), show::name(device));
+        info!(seq, %port, id, name, %reason, edges, "{action}");
     }
 }

@@ -53,8 +53,16 @@ pub struct Sources {
     /// Flags that set keys: the key's path, the value, the flag as the user wrote it (`--log-level`). A later
     /// one wins.
     pub flags: Vec<(&'static str, String, &'static str)>,
-    /// Where to look for a file when none is named; the first that exists is read. See [`search_paths`].
-    pub search_paths: Vec<PathBuf>,
+    /// Where to look for a file when none is named; the first that may be read is. See [`search_paths`].
+    pub search_paths: Vec<SearchPath>,
+}
+
+/// Where a configuration file may be although nobody names one.
+pub struct SearchPath {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether a file that may not be read (`EACCES`, `EPERM`) is an error; else it is passed over.
+    pub must_be_readable: bool,
 }
 
 /// A checked configuration and where it comes from.
@@ -64,6 +72,8 @@ pub struct Loaded {
     pub config: Config,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// Files in the usual places that may not be read and were passed over, a sentence each: a warning.
+    pub passed_over: Vec<String>,
     values: Values,
 }
 
@@ -116,10 +126,13 @@ impl Loaded {
     }
 }
 
-/// The usual places of the configuration file on this system, the machine's before the user's.
-pub fn search_paths(env: &[(OsString, OsString)]) -> Vec<PathBuf> {
+/// The usual places of the configuration file on this system, the machine's before the user's. A daemon has to be able
+/// to read the machine's: by the defaults it would do something else than the administrator wants.
+pub fn search_paths(env: &[(OsString, OsString)], is_daemon: bool) -> Vec<SearchPath> {
     let environment = Environment::new(env);
-    System::HERE.configuration_files(|name| environment.absolute_path(name))
+    let (machine, user) = System::HERE.configuration_files(|name| environment.absolute_path(name));
+    let place = |path: Option<PathBuf>, must_be_readable| Some(SearchPath { path: path?, must_be_readable });
+    [place(machine, is_daemon), place(user, false)].into_iter().flatten().collect()
 }
 
 /// Loads and checks a configuration.
@@ -130,8 +143,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let environment = Environment::new(&sources.env);
     let mut values = Values::defaults();
     let mut errors = ConfigError::default();
-    let (mut file, mut redis_section) = (None, false);
-    match find_file(sources, &environment) {
+    let (mut file, mut redis_section, mut passed_over) = (None, false, Vec::new());
+    match find_file(sources, &environment, &mut passed_over) {
         Ok(Some((path, text))) => {
             redis_section = file::apply(&text, &path, &mut values, &mut errors);
             file = Some(path);
@@ -144,7 +157,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         errors.check(apply_flag(&mut values, path, value, flag));
     }
     match values.build(redis_section) {
-        Ok(config) if errors.is_empty() => Ok(Loaded { config, file, values }),
+        Ok(config) if errors.is_empty() => Ok(Loaded { config, file, passed_over, values }),
         built => {
             errors.check(built.map(|_| ()));
             Err(errors)
@@ -162,7 +175,11 @@ fn apply_flag(values: &mut Values, path: &str, value: &str, flag: &'static str) 
 }
 
 /// The configuration file and its text.
-fn find_file(sources: &Sources, environment: &Environment<'_>) -> Result<Option<(PathBuf, String)>, Problem> {
+fn find_file(
+    sources: &Sources,
+    environment: &Environment<'_>,
+    passed_over: &mut Vec<String>,
+) -> Result<Option<(PathBuf, String)>, Problem> {
     let named = match (&sources.file, environment.file()) {
         (Some(path), _) => Some((path.as_path(), "--config".to_owned())),
         (None, Some(path)) => Some((path, format!("${FILE_VARIABLE}"))),
@@ -175,10 +192,13 @@ fn find_file(sources: &Sources, environment: &Environment<'_>) -> Result<Option<
         })?;
         return Ok(Some((path.to_owned(), text)));
     }
-    for path in &sources.search_paths {
+    for SearchPath { path, must_be_readable } in &sources.search_paths {
         match file::read(path) {
             Ok(text) => return Ok(Some((path.clone(), text))),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) if error.kind() == ErrorKind::PermissionDenied && !must_be_readable => {
+                passed_over.push(format!("{}; passed over", unreadable(path, &error)));
+            }
             Err(error) => return Err(unreadable(path, &error)),
         }
     }

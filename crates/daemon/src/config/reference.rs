@@ -61,7 +61,8 @@ fn introduction() -> String {
          3. the environment;\n\
          4. flags on the command line.\n\n\
          A file that is named must exist; the others need not. It is UTF-8, {FILE_BYTES_MAX} bytes at \
-         most.\n\n\
+         most. Of the others, one that this user may not read is passed over with a warning; only `run` and \
+         `device-plugin` refuse to run without the machine's, `/etc/autoweave/usbd.toml`.\n\n\
          The configuration is checked as a whole before anything is opened. Whatever is wrong, an unknown \
          key included, is reported with its place, what is allowed and the mend, all at once (up to 20 \
          lines), and the daemon exits with 64. Passwords and URLs are never shown.\n\n\

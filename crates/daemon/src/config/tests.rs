@@ -471,6 +471,7 @@ fn a_named_file_must_be_there_and_a_searched_one_need_not() {
     let path = |name: &str| directory.path().join(name);
     fs::write(path("a.toml"), "host = 'a'").unwrap();
     fs::write(path("b.toml"), "host = 'b'").unwrap();
+    let place = |name| SearchPath { path: path(name), must_be_readable: true };
     let named = |file: Option<&str>, variable: &str| {
         let sources = Sources {
             file: file.map(path),
@@ -478,7 +479,7 @@ fn a_named_file_must_be_there_and_a_searched_one_need_not() {
                 FILE_VARIABLE.into(),
                 if variable.is_empty() { "".into() } else { path(variable).into() },
             )],
-            search_paths: vec![path("none.toml"), path("a.toml/none.toml"), path("b.toml"), path("a.toml")],
+            search_paths: ["none.toml", "a.toml/none.toml", "b.toml", "a.toml"].map(place).into(),
             ..Sources::default()
         };
         let loaded = load(&sources).map_err(|error| error.to_string());
@@ -500,7 +501,8 @@ fn files_that_are_too_large_or_not_utf8_are_refused() {
     let path = directory.path().join("usbd.toml");
     let outcome = |content: &[u8]| {
         fs::write(&path, content).unwrap();
-        let sources = Sources { search_paths: vec![path.clone()], ..Sources::default() };
+        let place = SearchPath { path: path.clone(), must_be_readable: false };
+        let sources = Sources { search_paths: vec![place], ..Sources::default() };
         load(&sources).map(|_| ()).map_err(|error| error.to_string())
     };
     let full = vec![b'\n'; 1 << 20];
@@ -528,14 +530,18 @@ fn variables_that_are_not_utf8_are_refused_only_if_they_are_ours() {
 #[test]
 fn the_search_knows_the_usual_places() {
     let paths = |env: &[(&str, &str)]| {
-        let paths = search_paths(&variables(env));
-        paths.iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let paths = search_paths(&variables(env), true);
+        paths.iter().map(|place| place.path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let etc = "/etc/autoweave/usbd.toml";
     assert_eq!(paths(&[]), [etc]);
     assert_eq!(paths(&[("HOME", "/h")]), [etc, "/h/.config/autoweave/usbd.toml"]);
     assert_eq!(paths(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "/x")]), [etc, "/x/autoweave/usbd.toml"]);
     assert_eq!(paths(&[("HOME", "/h"), ("XDG_CONFIG_HOME", "x")]), [etc, "/h/.config/autoweave/usbd.toml"]);
+    let has_to = |is_daemon| {
+        search_paths(&variables(&[("HOME", "/h")]), is_daemon).into_iter().map(|place| place.must_be_readable)
+    };
+    assert!(has_to(true).eq([true, false]) && has_to(false).eq([false, false]));
 }
 
 #[test]

@@ -130,7 +130,7 @@ pub fn render(monitor: &Monitor) -> String {
     }
     let help = "How often the stream refused an event or did not answer.";
     text.single("usb_publish_errors_total", "counter", help, read(&metrics.publish_errors));
-    plugins(&monitor.plugins(), read(&metrics.plugin_events_lost), &mut text);
+    plugins(&monitor.plugins().running, read(&metrics.plugin_events_lost), &mut text);
     if let Some(lost) = monitor.recorder.lost() {
         let help = "Spans, and records of the log, that no collector got.";
         text.family("usb_telemetry_lost_total", "counter", help);

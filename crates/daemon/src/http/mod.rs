@@ -34,7 +34,9 @@ pub use ask::ask_health;
 #[cfg(feature = "otel")]
 pub use metrics::render as render_metrics;
 pub use monitor::Monitor;
+#[cfg(target_os = "linux")]
+pub use monitor::PluginsProbe;
 pub use server::{Listener, Server};
 pub use status::{Phase, Severity, SourceStatus, Status, StreamKind, StreamState};
 #[cfg(target_os = "linux")]
-pub use status::{PluginStatus, RESTING};
+pub use status::{PluginStatus, PluginsStatus, RESTING, RefusedPlugin};

@@ -7,7 +7,7 @@ use autoweave_usb_device::Device;
 use tokio::sync::watch;
 
 use super::metrics::Metrics;
-use super::status::{PluginStatus, Status};
+use super::status::{PluginsStatus, Status};
 use crate::telemetry::Recorder;
 
 /// See the module's description. Nothing here waits for a client, so that none can hold up an event.
@@ -22,7 +22,7 @@ pub struct Monitor {
 }
 
 /// Says how the plugins are.
-pub type PluginsProbe = Box<dyn Fn() -> Vec<PluginStatus> + Send + Sync>;
+pub type PluginsProbe = Box<dyn Fn() -> PluginsStatus + Send + Sync>;
 
 /// The journal's end and the device table as of there.
 #[derive(Clone, Default)]
@@ -74,8 +74,8 @@ impl Monitor {
         let _ = self.plugins.set(probe);
     }
 
-    /// The plugins, by name.
-    pub(super) fn plugins(&self) -> Vec<PluginStatus> {
+    /// The plugins.
+    pub(super) fn plugins(&self) -> PluginsStatus {
         self.plugins.get().map(|probe| probe()).unwrap_or_default()
     }
 

@@ -28,7 +28,7 @@ use super::{descriptors, metrics, page, token};
 /// Events a client gets if it does not say how many.
 const EVENTS_DEFAULT: usize = 100;
 
-/// Events a client may ask for.
+/// Events a client gets at most, however many it asks for.
 const EVENTS_MAX: usize = 1000;
 
 /// What the handlers share.
@@ -81,7 +81,7 @@ async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Answer {
     let (now, mut plugins) = (app.monitor.snapshot(), app.monitor.plugins());
     if !app.trusts(&headers) {
         // What a plugin said may have what it was told in it, such as a serial number.
-        plugins.iter_mut().for_each(|plugin| plugin.last_error = None);
+        plugins.running.iter_mut().for_each(|plugin| plugin.last_error = None);
     }
     let (is_failed, body) = app.monitor.look(|status| {
         let body = serde_json::to_string(&status.health(now.last_seq, now.devices.len(), plugins));
@@ -93,8 +93,12 @@ async fn health(State(app): State<Arc<App>>, headers: HeaderMap) -> Answer {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Answer {
-    match app.monitor.look(|status| status.phase) {
+    let (phase, worst) = app.monitor.look(|status| (status.phase, status.worst()));
+    match phase {
         Phase::Starting => Err(Problem::unavailable("the first scan is not in the journal yet")),
+        Phase::Ready if worst == Some(Severity::Failed) => {
+            Err(Problem::unavailable("the daemon does not do its job now; /health says why"))
+        }
         Phase::Ready => Ok(json("{\"ready\":true}".into())),
         Phase::Stopping => Err(Problem::unavailable("the daemon is stopping")),
     }
@@ -126,9 +130,11 @@ struct EventsQuery {
 
 async fn events(State(app): State<Arc<App>>, query: Result<Query<EventsQuery>, QueryRejection>) -> Answer {
     let Query(EventsQuery { since, limit }) = query.map_err(bad_query)?;
-    let limit = limit.unwrap_or(EVENTS_DEFAULT);
-    if !(1..=EVENTS_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("limit is {limit}; it may be 1 to {EVENTS_MAX}")));
+    let limit = limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
+    if limit == 0 {
+        return Err(Problem::bad_request(format!(
+            "limit is 0; it may be 1 or more, {EVENTS_MAX} events at most come at once"
+        )));
     }
     // Before the answer begins, so that it can still be another one.
     let page = app.log.page(since, limit.min(PAGE_ROWS)).await?;

@@ -23,7 +23,7 @@ pub struct Status {
     problems: BTreeMap<&'static str, Problem>,
 }
 
-/// How far the daemon has come; `/ready` answers 200 in the middle one only.
+/// How far the daemon has come; `/ready` answers 200 in the middle one only, and only while nothing has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// The first scan is not in the journal yet.
@@ -124,6 +124,26 @@ pub struct PluginStatus {
     pub sum_us: u64,
 }
 
+/// What there is in the plugin directory.
+#[derive(Clone, Debug, Default)]
+pub struct PluginsStatus {
+    /// Those that run, by name.
+    pub running: Vec<PluginStatus>,
+    /// Those that cannot be run, by package.
+    pub refused: Vec<RefusedPlugin>,
+}
+
+/// A package that cannot be run.
+#[derive(Clone, Debug, Serialize)]
+pub struct RefusedPlugin {
+    /// Its directory.
+    pub package: String,
+    /// `refused`.
+    pub state: &'static str,
+    /// What would have to be changed.
+    pub error: String,
+}
+
 /// How bad a problem is; the worst of them is the daemon's verdict on itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -178,7 +198,8 @@ impl Status {
     }
 
     /// The body of `/health`.
-    pub fn health(&self, last_seq: u64, connected: usize, plugins: Vec<PluginStatus>) -> Health<'_> {
+    pub fn health(&self, last_seq: u64, connected: usize, plugins: PluginsStatus) -> Health<'_> {
+        let PluginsStatus { running: plugins, refused: plugins_refused } = plugins;
         let resting: Vec<_> = plugins.iter().filter(|plugin| plugin.state == RESTING).collect();
         let status = match self.worst() {
             None if resting.is_empty() => "ok",
@@ -201,6 +222,7 @@ impl Status {
             journal: Journal { last_seq, unpublished: self.journal.unpublished, bytes: self.journal.bytes },
             stream: &self.stream,
             plugins,
+            plugins_refused,
         }
     }
 }
@@ -218,6 +240,7 @@ pub struct Health<'a> {
     journal: Journal,
     stream: &'a StreamStatus,
     plugins: Vec<PluginStatus>,
+    plugins_refused: Vec<RefusedPlugin>,
 }
 
 #[derive(Debug, Serialize)]
@@ -239,13 +262,13 @@ mod tests {
     #[test]
     fn the_worst_problem_is_the_verdict() {
         let mut status = Status::new(StreamKind::Redis);
-        let verdict = |status: &Status| status.health(0, 0, Vec::new()).status;
+        let verdict = |status: &Status| status.health(0, 0, PluginsStatus::default()).status;
         assert_eq!(verdict(&status), "ok");
         status.raise("stream", Severity::Degraded, "Redis does not answer".to_owned());
         assert_eq!(verdict(&status), "degraded");
         status.raise("journal", Severity::Failed, "the disk is full".to_owned());
         assert_eq!(verdict(&status), "failed");
-        let health = status.health(0, 0, Vec::new());
+        let health = status.health(0, 0, PluginsStatus::default());
         assert_eq!(health.reasons, ["journal: the disk is full", "stream: Redis does not answer"]);
         status.clear("journal");
         assert_eq!(verdict(&status), "degraded");
@@ -258,7 +281,7 @@ mod tests {
         let mut status = Status::new(StreamKind::Embedded);
         status.source = Some(SourceStatus { active: Some(SourceName::Uevent), failovers: 1, overruns: 2 });
         status.journal = JournalStatus { unpublished: 3, bytes: 4096 };
-        let mut health = serde_json::to_value(status.health(42, 7, Vec::new())).unwrap();
+        let mut health = serde_json::to_value(status.health(42, 7, PluginsStatus::default())).unwrap();
         assert!(health["uptime_ms"].take().is_u64());
         let expected = serde_json::json!({
             "status": "ok", "reasons": [], "version": env!("CARGO_PKG_VERSION"), "uptime_ms": null,
@@ -266,7 +289,7 @@ mod tests {
             "devices": {"connected": 7},
             "journal": {"last_seq": 42, "unpublished": 3, "bytes": 4096},
             "stream": {"kind": "embedded", "state": "up", "last_error": null},
-            "plugins": [],
+            "plugins": [], "plugins_refused": [],
         });
         assert_eq!(health, expected);
     }

@@ -224,6 +224,9 @@ impl Pipeline {
         let events = self.commit_with(changes, commit)?;
         if batch.scanned {
             self.tell_monitor();
+        } else {
+            // An edge that became no event led to no commit, which tells them otherwise.
+            self.monitor.metrics.tallies(&self.watch.table().tallies());
         }
         self.watch.journaled();
         kill_point("forgotten");

@@ -84,6 +84,9 @@ pub struct Tallies {
     pub found: u64,
 }
 
+/// A window's net effect is a detach and an attach, at most: an edge beyond them becomes no event, whatever follows.
+const EVENTS_OF_A_WINDOW: u32 = 2;
+
 /// The state of every port. One owner; see the module's description.
 #[derive(Debug, Default)]
 pub struct DeviceTable {
@@ -127,6 +130,8 @@ struct Pending {
     /// The number of the first pending observation: until it is settled, its source must keep it.
     first_number: u64,
     edges: u32,
+    /// How many of them are in the tallies already.
+    tallied: u32,
     /// When the published device left, in microseconds since the Unix epoch.
     left_us: Option<u64>,
     last: Cause,
@@ -418,13 +423,17 @@ impl DeviceTable {
             return;
         }
         let state = self.state(port);
-        if let Some(window) = &mut state.window {
-            let pending = window.pending.get_or_insert_with(|| Pending::none(cause));
-            pending.edges = pending.edges.saturating_add(1);
-            pending.last = cause;
-            if state.present.is_none() {
-                pending.left_us.get_or_insert(cause.at.wall_us);
-            }
+        let Some(window) = &mut state.window else { return };
+        let pending = window.pending.get_or_insert_with(|| Pending::none(cause));
+        pending.edges = pending.edges.saturating_add(1);
+        pending.last = cause;
+        if state.present.is_none() {
+            pending.left_us.get_or_insert(cause.at.wall_us);
+        }
+        if pending.edges > EVENTS_OF_A_WINDOW {
+            pending.tallied = pending.tallied.saturating_add(1);
+            let events = u32::from(state.published.is_some());
+            self.tally(port, 1, events);
         }
     }
 
@@ -448,7 +457,7 @@ impl DeviceTable {
         let detach = published.filter(|_| has_left || wanted.is_none());
         let attach = wanted.filter(|_| detach.is_some() || state.published.is_none());
         let events = u32::from(detach.is_some()) + u32::from(attach.is_some());
-        self.tally(port, pending.edges, events);
+        self.tally(port, pending.untallied().saturating_sub(events), events);
         if let Some(device) = detach {
             if has_left {
                 self.flush_below(port, pending.last, out);
@@ -506,12 +515,13 @@ impl DeviceTable {
             let is_gone = self.state(child).present.is_none();
             let pending = if is_gone { self.end_window(child) } else { None };
             let edges = pending.map_or(0, |pending| pending.edges);
+            let untallied = pending.map_or(0, Pending::untallied);
             if let Some(device) = self.state(child).published.take() {
                 let last = pending.map_or(cause, |pending| pending.last);
-                self.tallies.coalesced += u64::from(edges.saturating_sub(1));
+                self.tallies.coalesced += u64::from(untallied.saturating_sub(1));
                 out.push(last.change(Action::Detach, device, edges.max(1), last.at.wall_us));
             } else {
-                self.tallies.coalesced += u64::from(edges);
+                self.tallies.coalesced += u64::from(untallied);
             }
             self.forget_if_empty(child);
         }
@@ -523,11 +533,11 @@ impl DeviceTable {
         window.pending
     }
 
-    fn tally(&mut self, port: Port, edges: u32, events: u32) {
-        let quiet = u64::from(edges.saturating_sub(events));
+    /// Counts edges that become no event, beside `events` of the same window.
+    fn tally(&mut self, port: Port, quiet: u32, events: u32) {
         match self.state(port).hidden {
-            Some(rule) if events == 0 => self.tallies.filtered[rule as usize] += quiet,
-            _ => self.tallies.coalesced += quiet,
+            Some(rule) if events == 0 => self.tallies.filtered[rule as usize] += u64::from(quiet),
+            _ => self.tallies.coalesced += u64::from(quiet),
         }
     }
 
@@ -562,11 +572,15 @@ fn is_same(a: &Device, b: &Device) -> bool {
 
 impl Pending {
     fn none(cause: Cause) -> Self {
-        Self { first_number: cause.number, edges: 0, left_us: None, last: cause }
+        Self { first_number: cause.number, edges: 0, tallied: 0, left_us: None, last: cause }
     }
 
     fn one(cause: Cause) -> Self {
         Self { edges: 1, ..Self::none(cause) }
+    }
+
+    fn untallied(self) -> u32 {
+        self.edges.saturating_sub(self.tallied)
     }
 }
 

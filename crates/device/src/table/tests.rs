@@ -239,6 +239,7 @@ fn what_is_held_comes_to_its_net_effect_however_much_happens() {
         assert!(see(&mut table, 2001, left("1-3", 120)).is_empty());
         assert_eq!((table.next_deadline(), first_pending(&table)), (None, None));
         assert_eq!(table.advance(3000), []);
+        assert_eq!(table.tallies().coalesced, 198, "what surely becomes no event counts before the end");
         table.hold(false);
         assert!(table.next_deadline().is_some_and(|deadline| deadline <= 3000));
         assert_eq!(tell(&table.advance(3000)), ["detach :A", "attach :A*199", "detach :B"]);

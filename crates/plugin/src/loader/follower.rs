@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::registry::{Plugin, Registry};
+use super::registry::{Plugin, Registry, Unfit};
 use crate::launch::{Host, Launch};
 use crate::manifest::Permissions;
 use crate::package::{Package, PackageFault, fingerprint};
@@ -110,14 +110,16 @@ impl Follower {
 
     fn refuse(&self, package: &Path, error: String) {
         if self.name_of(package).is_none() {
-            self.lock().unfit.entry(package.to_owned()).or_insert(0);
+            let mut registry = self.lock();
+            let missed = registry.unfit.get(package).map_or(0, |unfit| unfit.missed);
+            registry.unfit.insert(package.to_owned(), Unfit { error: error.clone(), missed });
         }
         self.tell(Report::Refused { package: package.to_owned(), error });
     }
 
     fn is_no_longer_unfit(&self, package: PathBuf) {
-        let missed = self.lock().unfit.remove(&package);
-        self.tell_missed(package, missed.unwrap_or(0));
+        let unfit = self.lock().unfit.remove(&package);
+        self.tell_missed(package, unfit.map_or(0, |unfit| unfit.missed));
     }
 
     pub fn tell_missed(&self, package: PathBuf, events: u64) {

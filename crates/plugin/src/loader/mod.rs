@@ -125,7 +125,7 @@ impl Loader {
     pub fn dispatch(&self, event: &Arc<Event>, delivery: u32) -> Pending {
         let mut registry = self.follower.lock();
         registry.note(event);
-        registry.unfit.values_mut().for_each(|missed| *missed += 1);
+        registry.unfit.values_mut().for_each(|unfit| unfit.missed += 1);
         let pools: Vec<_> = registry.plugins.values().map(|plugin| Arc::clone(&plugin.pool)).collect();
         drop(registry);
         let (reply, outcomes) = channel();
@@ -149,6 +149,12 @@ impl Loader {
         self.follower.lock().plugins.iter().map(status).collect()
     }
 
+    /// The packages that cannot be run, each with the reason, by path. One whose former version runs on is not among them.
+    pub fn refused(&self) -> Vec<(PathBuf, String)> {
+        let registry = self.follower.lock();
+        registry.unfit.iter().map(|(package, unfit)| (package.clone(), unfit.error.clone())).collect()
+    }
+
     /// Delivers no more: what waits, and whatever is dispatched from now on, ends as [`Ending::Left`].
     pub fn begin_to_close(&self) {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -169,7 +175,7 @@ impl Loader {
         let mut registry = self.follower.lock();
         let (plugins, unfit) = (std::mem::take(&mut registry.plugins), std::mem::take(&mut registry.unfit));
         drop(registry);
-        unfit.into_iter().for_each(|(package, missed)| self.follower.tell_missed(package, missed));
+        unfit.into_iter().for_each(|(package, unfit)| self.follower.tell_missed(package, unfit.missed));
         plugins.values().for_each(|plugin| plugin.pool.close(end));
     }
 }

@@ -16,10 +16,16 @@ pub(super) struct Registry {
     pub plugins: BTreeMap<String, Plugin>,
     /// The last attach of each device that is connected, by producer and `device_id`.
     connected: HashMap<(String, String), Arc<Event>>,
-    /// Directories that are no plugin that can be run, and how many events went by since.
-    pub unfit: BTreeMap<PathBuf, u64>,
+    /// Directories that are no plugin that can be run.
+    pub unfit: BTreeMap<PathBuf, Unfit>,
     /// No plugin is to be added any more.
     pub closing: bool,
+}
+
+/// Why a directory is no plugin that can be run, and how many events went by since it is none.
+pub(super) struct Unfit {
+    pub error: String,
+    pub missed: u64,
 }
 
 pub(super) struct Plugin {

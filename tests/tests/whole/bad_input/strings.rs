@@ -103,7 +103,10 @@ fn a_log_in_json_is_one_object_a_line() {
     let daemon = Daemon::start_with(&bus, state.path(), CALM, &["--log-format", "json"]);
     let log = daemon.stop();
     assert_escaped("the JSON log", &log);
-    assert!(objects(&log).iter().any(|line| line.to_string().contains("Red")), "{log}");
+    let lines = objects(&log);
+    let attach = lines.iter().find(|line| line["port"] == "1-1").expect("the attach is logged");
+    assert_eq!(attach["id"], format!("046d:c52b:{SERIAL}"), "no quotes in it, and nothing escaped twice");
+    assert!(attach["name"].as_str().unwrap().ends_with(PRODUCT), "{attach}");
 }
 
 #[test]

@@ -69,6 +69,34 @@ fn a_plugin_hears_what_comes_and_goes_and_after_a_restart_what_is_there() {
 }
 
 #[test]
+fn a_package_that_cannot_be_run_is_in_the_list_with_the_reason_until_it_is_mended() {
+    let (bus, bed) = (bus(), Bed::new());
+    let alone = usbd(&["plugins", "list"]);
+    alone.fails(
+        69,
+        &["the plugins of the daemon cannot be listed", "no answer from", "is the daemon running"],
+    );
+    bed.shell("desk", "note; ok");
+    let broken = bed.plugins.path().join("broken");
+    fs::create_dir(&broken).unwrap();
+    let daemon = start(&bus, &bed, &[]);
+    daemon.wait_for_log("no plugin that can be run");
+    daemon.wait_for_log("loaded");
+    let list = |more: &[&str]| usbd(&[&["plugins", "list"], more].concat()).ok();
+    let text = list(&[]).stdout;
+    let manifest = broken.join("autoweave.plugin.json");
+    assert!(text.contains("desk") && text.contains(&format!("not run: {}", manifest.display())), "{text}");
+    let json = list(&["--json"]).json();
+    assert_eq!(json.len(), 2, "{json:?}");
+    assert_eq!((&json[0]["name"], &json[0]["state"]), (&"desk".into(), &"running".into()));
+    assert_eq!(json[1]["package"], broken.to_str().unwrap());
+    assert_eq!(json[1]["state"], "refused");
+    fs::remove_dir(&broken).unwrap();
+    daemon.wait_until("it is gone", || list(&["--json"]).json().len() == 1);
+    daemon.stop();
+}
+
+#[test]
 fn with_redis_away_plugins_hear_all_the_same() {
     let (mut bus, bed) = (bus(), Bed::new());
     bed.shell("desk", "note; ok");

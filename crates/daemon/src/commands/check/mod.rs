@@ -53,8 +53,10 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
     if arguments.journal {
         return journal::run(arguments);
     }
-    let loaded = super::load(common, None)?;
+    let loaded = super::load_for(common, None, false)?;
     let mut findings = vec![configuration(&loaded)];
+    findings
+        .extend(loaded.passed_over.iter().map(|file| finding("config", Outcome::Warn, file.as_str(), "")));
     findings.extend(loaded.without_effect().map(|(key, origin)| {
         finding(
             "config",

@@ -1,22 +1,39 @@
 //! The ways to hear of devices: which of them work here.
 
+use std::fs;
+use std::path::Path;
+
 use autoweave_usb_source::{Kind, OpenError, Options, Source};
 
 use super::{Finding, finding};
 use crate::config::Config;
 use crate::show::Outcome;
 
-/// A finding for each source of the chain that may fail.
+/// Our rules for udev, as `install` and the package name them.
+const RULES: &str = "99-autoweave-usb.rules";
+
+/// Where udev looks for rules; of several files with one name, the first counts (udev(7), "Rules files"; `/lib` is where
+/// `/usr` is not merged).
+const RULES_DIRECTORIES: [&str; 5] = [
+    "etc/udev/rules.d",
+    "run/udev/rules.d",
+    "usr/local/lib/udev/rules.d",
+    "usr/lib/udev/rules.d",
+    "lib/udev/rules.d",
+];
+
+/// What the sources of the chain need: a finding for each thing that may be missing.
 pub fn findings(config: &Config) -> Vec<Finding> {
     let options = super::super::options(config);
     let looked_at = options.chain.iter().enumerate().filter(|(_, kind)| **kind != Kind::Poll);
-    looked_at.map(|(index, kind)| source(kind, &options.chain[index + 1..], &options, config)).collect()
+    let found = looked_at.map(|(index, kind)| match (kind, &options.chain[index + 1..]) {
+        (Kind::Udev, next) => vec![helper(config, next), rules(Path::new("/"), next)],
+        (kind, next) => vec![source(kind, next, &options)],
+    });
+    found.flatten().collect()
 }
 
-fn source(kind: &Kind, next: &[Kind], options: &Options, config: &Config) -> Finding {
-    if *kind == Kind::Udev {
-        return helper(config, next);
-    }
+fn source(kind: &Kind, next: &[Kind], options: &Options) -> Finding {
     let what = match kind {
         Kind::Uevent => "uevents",
         Kind::Libusb => "libusb",
@@ -76,5 +93,53 @@ fn helper(config: &Config, next: &[Kind]) -> Finding {
         [] => finding("udev", Outcome::Fail, found, "install it and its rules, see docs/operations.md"),
         // It is a way among others, and nobody has to have it.
         _ => finding("udev", Outcome::Ok, found, ""),
+    }
+}
+
+/// Whether udev below `root` has rules that run the helper.
+fn rules(root: &Path, next: &[Kind]) -> Finding {
+    let mut files = RULES_DIRECTORIES.iter().map(|directory| root.join(directory).join(RULES));
+    let found = match files.find(|file| file.symlink_metadata().is_ok()) {
+        // An administrator's way of switching a package's rules off.
+        Some(file) if fs::read(&file).is_ok_and(|text| text.is_empty()) => {
+            format!("switched off: {} is empty", file.display())
+        }
+        Some(file) => {
+            return finding("udev rules", Outcome::Ok, format!("installed: {}", file.display()), "");
+        }
+        None => format!("not installed: udev finds no {RULES}"),
+    };
+    // As with the helper.
+    let outcome = if next.is_empty() { Outcome::Fail } else { Outcome::Ok };
+    finding("udev rules", outcome, found, "for the source udev: `autoweave-usbd install`, as root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_found_where_udev_finds_them() {
+        let root = tempfile::tempdir().unwrap();
+        let install = |directory: &str, text: &str| {
+            let directory = root.path().join(directory);
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join(RULES), text).unwrap();
+        };
+        let told = |next: &[Kind]| {
+            let finding = rules(root.path(), next);
+            (finding.outcome, finding.found, finding.mend.is_empty())
+        };
+        let (outcome, found, _) = told(&[Kind::Poll]);
+        assert!(outcome == Outcome::Ok && found.starts_with("not installed"), "{found}");
+        assert!(told(&[]).0 == Outcome::Fail, "nothing else could tell");
+        for directory in RULES_DIRECTORIES.iter().rev() {
+            install(directory, "SUBSYSTEM==\"usb\"");
+            let (outcome, found, is_well) = told(&[]);
+            assert!(outcome == Outcome::Ok && is_well && found.contains(directory), "{found}");
+        }
+        install("etc/udev/rules.d", "");
+        let (outcome, found, _) = told(&[]);
+        assert!(outcome == Outcome::Fail && found.starts_with("switched off"), "{found}");
     }
 }

@@ -11,18 +11,37 @@ const HEADER: [&str; 8] = ["NAME", "VERSION", "STATE", "WORKERS", "WAITING", "DO
 const KEYS: [&str; 8] = ["name", "version", "state", "workers", "waiting", "done", "given_up", "crashes"];
 
 pub fn run(common: &Common, json: bool) -> Result<(), Failure> {
-    let (_, body) = health::ask(common)?;
+    let (_, body) = health::ask(common, unavailable)?;
     let health: Value = serde_json::from_str(&body)
-        .map_err(|error| Failure::unwell(format!("the daemon's health report cannot be read: {error}")))?;
-    let plugins = health["plugins"].as_array().cloned().unwrap_or_default();
+        .map_err(|error| unavailable(format!("the daemon's health report cannot be read: {error}")))?;
+    let list = |key: &str| health[key].as_array().cloned().unwrap_or_default();
+    let (plugins, refused) = (list("plugins"), list("plugins_refused"));
     if json {
-        return plugins.iter().try_for_each(print_json);
+        return plugins.iter().chain(&refused).try_for_each(print_json);
     }
     if plugins.is_empty() {
-        return print_line(
-            "no plugins are running; see plugins.dir in the configuration, and the daemon's log",
-        );
+        print_line("no plugins are running; see plugins.dir in the configuration, and the daemon's log")?;
+    } else {
+        print_table(&plugins)?;
     }
+    for plugin in &plugins {
+        if let (Some(name), Some(error)) = (plugin["name"].as_str(), plugin["last_error"].as_str()) {
+            print_line(&show::escape_json(&format!("{name} last crashed: {error}")))?;
+        }
+    }
+    // The reason names the package.
+    let reasons = refused.iter().filter_map(|package| package["error"].as_str());
+    reasons
+        .flat_map(str::lines)
+        .try_for_each(|line| print_line(&format!("not run: {}", show::escape_json(line))))
+}
+
+/// Without a daemon there is no list: that is not about how it is.
+fn unavailable(why: String) -> Failure {
+    Failure::unavailable(format!("the plugins of the daemon cannot be listed: {why}"))
+}
+
+fn print_table(plugins: &[Value]) -> Result<(), Failure> {
     let rows: Vec<[String; 8]> =
         std::iter::once(HEADER.map(str::to_owned)).chain(plugins.iter().map(row)).collect();
     let widths: Vec<usize> =
@@ -30,11 +49,6 @@ pub fn run(common: &Common, json: bool) -> Result<(), Failure> {
     for row in &rows {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         print_line(cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    for plugin in &plugins {
-        if let (Some(name), Some(error)) = (plugin["name"].as_str(), plugin["last_error"].as_str()) {
-            print_line(&show::escape_json(&format!("{name} last crashed: {error}")))?;
-        }
     }
     Ok(())
 }

@@ -136,7 +136,10 @@ fn what_plugins_said_is_for_those_who_know_the_token() {
         bounds_us: &[],
         sum_us: 0,
     };
-    fixture.monitor.set_plugins(Box::new(move || vec![plugin.clone()]));
+    fixture.monitor.set_plugins(Box::new(move || super::super::PluginsStatus {
+        running: vec![plugin.clone()],
+        refused: Vec::new(),
+    }));
     let health = |token: Option<&str>, headers: &str| {
         let server = serve_for(token, Limits::DEFAULT, &fixture.monitor, fixture.dir.path());
         let health = Client::connect(server.address()).get("/health", headers).json();
@@ -183,6 +186,12 @@ fn it_is_ready_between_the_first_scan_and_the_stop() {
     let fixture = Fixture::new();
     assert!(fixture.get("/ready").problem(503).contains("first scan"));
     fixture.monitor.update(|status| status.phase = Phase::Ready);
+    assert_eq!(fixture.get("/ready").status, 200);
+    fixture.monitor.update(|status| status.raise("stream", Severity::Degraded, "no Redis".to_owned()));
+    assert_eq!(fixture.get("/ready").status, 200);
+    fixture.monitor.update(|status| status.raise("journal", Severity::Failed, "disk full".to_owned()));
+    assert!(fixture.get("/ready").problem(503).contains("/health"));
+    fixture.monitor.update(|status| status.clear("journal"));
     assert_eq!(fixture.get("/ready").status, 200);
     fixture.monitor.update(|status| status.phase = Phase::Stopping);
     assert!(fixture.get("/ready").problem(503).contains("stopping"));
@@ -275,7 +284,7 @@ fn events_are_paged_without_a_gap() {
     assert_eq!(all, (1..=250).collect::<Vec<_>>());
     let one = client.get("/api/v1/events?since=41&limit=1", "").json();
     assert_eq!(one, json!({"events": [event(42)], "next": 42}));
-    for limit in [1, 15, 16, 17, 31, 32, 33, 249, 250, 251, 1000] {
+    for limit in [1, 15, 16, 17, 31, 32, 33, 249, 250, 251, 1000, 1001, usize::MAX] {
         let page = client.get(&format!("/api/v1/events?since=0&limit={limit}"), "").json();
         assert_eq!(seqs(&page), (1..=250).take(limit).collect::<Vec<_>>(), "limit {limit}");
     }
@@ -310,7 +319,7 @@ fn what_makes_no_sense_is_a_bad_request() {
     fixture.plug(1);
     let mut client = fixture.client();
     for query in
-        ["since=x", "since=-1", "since=1&since=2", "limit=0", "limit=1001", "limit=", "limits=5", "since=1.5"]
+        ["since=x", "since=-1", "since=1&since=2", "limit=0", "limit=-1", "limit=", "limits=5", "since=1.5"]
     {
         let detail = client.get(&format!("/api/v1/events?{query}"), "").problem(400);
         assert!(!detail.is_empty(), "{query}");

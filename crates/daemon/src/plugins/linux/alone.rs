@@ -38,6 +38,7 @@ pub fn run_alone(loaded: &Loaded, state_dir: &Path) -> Result<(), Failure> {
     let config = &loaded.config;
     let telemetry = Telemetry::start(config)?;
     let _logging = logging::start(&config.log, telemetry.log_bridge());
+    commands::warn_passed_over(loaded);
     let settings = config.plugins.as_ref().ok_or_else(|| {
         Failure::usage("--role plugins: plugins.dir names no directory; set it in the configuration")
     })?;

@@ -24,7 +24,7 @@ use autoweave_usb_stream::Consumer;
 
 use crate::config::{Config, Loaded, Password, Plugins as Settings};
 use crate::exit::Failure;
-use crate::http::{Monitor, PluginStatus};
+use crate::http::{Monitor, PluginsProbe};
 use crate::pipeline::Group;
 use crate::telemetry::Consumption;
 use crate::{stamp, state_dir};
@@ -148,12 +148,9 @@ impl Control {
     }
 
     /// What health and metrics ask.
-    fn probe(self: &Arc<Self>) -> Box<dyn Fn() -> Vec<PluginStatus> + Send + Sync> {
+    fn probe(self: &Arc<Self>) -> PluginsProbe {
         let control = Arc::clone(self);
-        Box::new(move || {
-            let plugins = control.loader().map(|loader| loader.plugins()).unwrap_or_default();
-            plugins.into_iter().map(tell::status).collect()
-        })
+        Box::new(move || control.loader().map(|loader| tell::all(&loader)).unwrap_or_default())
     }
 }
 

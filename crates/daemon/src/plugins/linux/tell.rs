@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use autoweave_usb_plugin::loader::Status;
+use autoweave_usb_plugin::loader::{Loader, Status};
 use autoweave_usb_plugin::protocol::Level;
 use autoweave_usb_plugin::report::{Report, Sink};
 use autoweave_usb_plugin::worker::LogLine;
 use autoweave_usb_stream::{ConsumerListener, ConsumerNotice, Delivery, Letter};
 use tracing::{debug, error, info, trace, warn};
 
-use crate::http::{Monitor, PluginStatus, RESTING, Severity};
+use crate::http::{Monitor, PluginStatus, PluginsStatus, RESTING, RefusedPlugin, Severity};
 use crate::show::escape_json;
 use crate::telemetry::Recorder;
 
@@ -115,8 +115,17 @@ pub fn given_up(delivery: &Delivery, letter: &Letter) {
     error!(plugin, seq, event_id, deliveries, "given up, see `autoweave-usbd plugins dead`: {error}");
 }
 
-/// A plugin, as health and metrics show it.
-pub fn status(Status { plugin, version, tallies, last_error, .. }: Status) -> PluginStatus {
+/// What there is in the plugin directory, as health and metrics show it.
+pub fn all(loader: &Loader) -> PluginsStatus {
+    let refused = loader.refused().into_iter().map(|(package, error)| RefusedPlugin {
+        package: package.display().to_string(),
+        state: "refused",
+        error,
+    });
+    PluginsStatus { running: loader.plugins().into_iter().map(status).collect(), refused: refused.collect() }
+}
+
+fn status(Status { plugin, version, tallies, last_error, .. }: Status) -> PluginStatus {
     PluginStatus {
         name: plugin,
         version,
