@@ -55,8 +55,9 @@ pub fn run(common: &Common, arguments: &Check) -> Result<(), Failure> {
     }
     let loaded = super::load_for(common, None, false)?;
     let mut findings = vec![configuration(&loaded)];
-    findings
-        .extend(loaded.passed_over.iter().map(|file| finding("config", Outcome::Warn, file.as_str(), "")));
+    findings.extend(
+        loaded.passed_over.iter().map(|file| finding("config", Outcome::Warn, file.as_str(), UNREAD)),
+    );
     findings.extend(loaded.without_effect().map(|(key, origin)| {
         finding(
             "config",
@@ -139,6 +140,9 @@ fn open_secrets(loaded: &Loaded) -> Option<Finding> {
         )
     })
 }
+
+/// What becomes of a file that may not be read.
+const UNREAD: &str = "what it sets counts only for those who may read it";
 
 /// Who lists the devices.
 const BUS: &str = if cfg!(target_os = "linux") { "sysfs" } else { "the operating system" };
