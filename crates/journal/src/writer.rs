@@ -175,6 +175,14 @@ impl Journal {
         self.needed_after = seq;
     }
 
+    /// Frees the pages of the database that are held in memory. The next commit reads those it needs again.
+    pub fn free_cache(&self) {
+        if let Some(connection) = &self.connection {
+            // What cannot be freed is in use.
+            let _ = connection.execute_batch("PRAGMA shrink_memory");
+        }
+    }
+
     /// Another [`Options::max_events`] from the next commit on.
     pub fn set_max_events(&mut self, max_events: u64) {
         self.options.max_events = max_events;

@@ -9,6 +9,7 @@ mod backlog;
 mod commit;
 mod group;
 mod publish;
+mod quiet;
 mod receipts;
 mod spool;
 
@@ -37,6 +38,7 @@ pub use publish::settings;
 
 use backlog::Backlog;
 use publish::Publishing;
+use quiet::Quiet;
 use receipts::Receipts;
 
 /// The machine's boot, as [`system::boot_id`] calls it. Persisted name.
@@ -112,6 +114,7 @@ pub struct Pipeline {
     group: Option<Group>,
     is_held: bool,
     has_scanned: bool,
+    quiet: Quiet,
     /// Overruns since the journal was made.
     overruns: u64,
     /// See [`META_SEQNUM`].
@@ -181,17 +184,17 @@ impl Pipeline {
             group,
             is_held: false,
             has_scanned: false,
+            quiet: Quiet::default(),
             overruns,
             seqnum,
         };
         pipeline.mind_backlog();
         let boot_id = boot.0.map(|id| (META_BOOT_ID, id));
-        let seqnum = (META_SEQNUM, seqnum.to_string());
-        let scan_reason = (META_NEXT_SCAN_REASON, reason.to_string());
+        let place = [(META_NEXT_SCAN_REASON, reason.to_string()), (META_SEQNUM, seqnum.to_string())];
         // In one transaction with what the reboot changed: a crash must not leave the one without the other.
         let published = pipeline.backlog.iter_mut().flat_map(Backlog::save);
         let group = group::place(pipeline.group.as_mut(), &pipeline.journal).map_err(Failure::io)?;
-        let meta = boot_id.into_iter().chain([scan_reason, seqnum]).chain(published).chain(group).collect();
+        let meta = boot_id.into_iter().chain(place).chain(published).chain(group).collect();
         let devices = restored.damaged.into_iter().map(|port| (port, None)).collect();
         let events = pipeline.commit_with(changes, Commit { meta, devices, ..Commit::default() })?;
         if let Some((notices, left)) = notices.as_deref().zip(left) {
@@ -212,6 +215,7 @@ impl Pipeline {
     /// The source cannot go on, or the journal cannot be written and the daemon was asked to stop.
     pub fn step(&mut self, patience: Duration) -> Result<Step, Failure> {
         let patience = if self.is_held { patience.min(HELD_PATIENCE) } else { patience };
+        let patience = self.quiet.bound(patience, Instant::now());
         self.watchdog.tell();
         let mut batch = self.watch.next_batch(self.watchdog.bound(patience)).map_err(Failure::unavailable)?;
         let changes = std::mem::take(&mut batch.changes);
@@ -231,7 +235,18 @@ impl Pipeline {
         self.watch.journaled();
         kill_point("forgotten");
         self.attend_to_stream()?;
+        self.rest(events.len());
         Ok(Step { events, batch })
+    }
+
+    /// Gives memory back a while after the last of many events.
+    fn rest(&mut self, events: usize) {
+        let now = Instant::now();
+        self.quiet.worked(events, now);
+        if self.quiet.take(now) {
+            self.journal.free_cache();
+            system::give_back_memory();
+        }
     }
 
     /// What the journal is to remember of the overruns in `batch`, if there are any. With the position behind them, so
@@ -343,7 +358,11 @@ impl Pipeline {
     /// The stream has acknowledged the events up to `seq`: their rows may go when there are too many.
     fn published(&mut self, seq: Option<u64>) {
         if let (Some(backlog), Some(seq)) = (&mut self.backlog, seq) {
+            let last_seq = self.journal.last_seq();
+            let before = backlog.unpublished(last_seq);
             backlog.published(seq);
+            let taken = before.saturating_sub(backlog.unpublished(last_seq));
+            self.quiet.published(usize::try_from(taken).unwrap_or(usize::MAX), Instant::now());
             self.mind_backlog();
         }
     }

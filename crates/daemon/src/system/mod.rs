@@ -10,10 +10,10 @@ mod unix;
 mod windows;
 
 #[cfg(target_os = "linux")]
-pub use linux::boot_id;
+pub use linux::{boot_id, give_back_memory};
 #[cfg(target_os = "macos")]
-pub use macos::boot_id;
+pub use macos::{boot_id, give_back_memory};
 #[cfg(unix)]
 pub use unix::{allow_open_files, host_name, is_privileged};
 #[cfg(windows)]
-pub use windows::{allow_open_files, boot_id, host_name, is_privileged};
+pub use windows::{allow_open_files, boot_id, give_back_memory, host_name, is_privileged};
