@@ -105,13 +105,13 @@ fn rules(root: &Path, next: &[Kind]) -> Finding {
             format!("switched off: {} is empty", file.display())
         }
         Some(file) => {
-            return finding("udev rules", Outcome::Ok, format!("installed: {}", file.display()), "");
+            return finding("rules", Outcome::Ok, format!("udev has them: {}", file.display()), "");
         }
         None => format!("not installed: udev finds no {RULES}"),
     };
     // As with the helper.
     let outcome = if next.is_empty() { Outcome::Fail } else { Outcome::Ok };
-    finding("udev rules", outcome, found, "for the source udev: `autoweave-usbd install`, as root")
+    finding("rules", outcome, found, "for the source udev: `autoweave-usbd install`, as root")
 }
 
 #[cfg(test)]
