@@ -14,6 +14,7 @@
 //! and a request that is no HTTP, which gets an empty 400 (or 431, or 414) and the end of the connection.
 
 mod ask;
+mod counters;
 mod descriptors;
 mod log;
 mod metrics;
@@ -28,6 +29,7 @@ mod status;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod text;
 mod token;
 
 pub use ask::ask_health;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use autoweave_usb_device::Device;
 use tokio::sync::watch;
 
-use super::metrics::Metrics;
+use super::counters::Metrics;
 use super::status::{PluginsStatus, Status};
 use crate::telemetry::Recorder;
 

@@ -1,7 +1,7 @@
 //! What the system says of this process, under the names of Prometheus' conventions
 //! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>). Nothing where there is no `/proc`.
 
-use super::metrics::Text;
+use super::text::Text;
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn render(_: &mut Text) {}

@@ -8,8 +8,10 @@ use opentelemetry::metrics::{Histogram, Meter, MeterProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 use super::Told;
-use super::recorder::SCOPE;
 use crate::http::render_metrics;
+
+/// Who measures and records.
+pub(super) const SCOPE: &str = "autoweave-usbd";
 
 /// Upper bounds, in milliseconds.
 const BOUNDS_MS: [f64; 18] = [

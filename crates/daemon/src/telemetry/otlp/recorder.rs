@@ -17,11 +17,8 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 
 use super::losses::Losses;
-use super::meters;
+use super::meters::{self, SCOPE};
 use super::queue::Queue;
-
-/// Who records.
-pub(super) const SCOPE: &str = "autoweave-usbd";
 
 /// Records what becomes of events. Costs nothing where nothing is exported.
 #[derive(Clone, Default)]
