@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::step::{command, need_bare, run, step, target_directory};
+use crate::step::{command, need_bare, output, run, step, target_directory};
 use crate::tools::{Python, text};
 
 /// hadolint's binary, a validator with the schemas of Kubernetes, and those of the Prometheus operator.
@@ -114,11 +114,8 @@ impl Tools {
             template.args(["template", "release", CHART, "--values"]).arg(values);
             // As in a cluster with the Prometheus operator.
             template.args(["--api-versions", "monitoring.coreos.com/v1"]);
-            let output = template.output().map_err(|error| format!("helm: {error}"))?;
-            if !output.status.success() {
-                return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-            }
-            fs::write(&rendered, output.stdout).map_err(|error| format!("{}: {error}", rendered.display()))
+            fs::write(&rendered, output(template)?)
+                .map_err(|error| format!("{}: {error}", rendered.display()))
         })?;
         let mut validate = Command::new(self.python.program("kubernetes-validate"));
         // It knows no custom resources, and says so.
@@ -126,12 +123,8 @@ impl Tools {
         run(validate)?;
         step("the objects of the Prometheus operator against its schemas", || {
             let mut validate = Command::new(self.python.program("python3"));
-            let output = validate.args(["-c", VALIDATE_MONITORING]).arg(&rendered).output();
-            let output = output.map_err(|error| format!("python3: {error}"))?;
-            if output.status.success() {
-                return Ok(());
-            }
-            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+            validate.args(["-c", VALIDATE_MONITORING]).arg(&rendered);
+            output(validate).map(drop)
         })
     }
 }

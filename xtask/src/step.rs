@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -42,17 +43,27 @@ pub fn succeeds(words: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// What `command` prints.
+///
+/// # Errors
+/// It does not start, or what it says of ending with another status than 0.
+pub fn output(mut command: Command) -> Result<Vec<u8>, String> {
+    let output = command.output();
+    let output = output.map_err(|error| format!("{}: {error}", command.get_program().to_string_lossy()))?;
+    match output.status.success() {
+        true => Ok(output.stdout),
+        false => Err(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()),
+    }
+}
+
 /// The line that the command of these words prints.
 ///
 /// # Errors
-/// It does not start, ends with another status than 0, or prints no UTF-8.
+/// As [`output`], or it is no UTF-8.
 pub fn said(words: &[&str]) -> Result<String, String> {
-    let output = command(words).output().map_err(|error| format!("{}: {error}", words[0]))?;
-    if !output.status.success() {
-        return Err(format!("{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim_end()));
-    }
-    let text = String::from_utf8(output.stdout).map_err(|error| format!("{}: {error}", words[0]))?;
-    Ok(text.trim_end().to_owned())
+    let of = |error: &dyn Display| format!("{}: {error}", words.join(" "));
+    let text = String::from_utf8(output(command(words)).map_err(|error| of(&error))?);
+    Ok(text.map_err(|error| of(&error))?.trim_end().to_owned())
 }
 
 /// The command of these words, a program and its arguments, not started yet.
