@@ -44,10 +44,12 @@ impl Backlog {
         })
     }
 
-    /// The stream has the events up to `seq`.
-    pub fn published(&mut self, seq: u64) {
+    /// The stream has the events up to `seq`. How many of them it acknowledged for the first time.
+    pub fn published(&mut self, seq: u64) -> u64 {
         self.needed_after = seq;
-        self.published_seq = self.published_seq.max(seq);
+        let new = seq.saturating_sub(self.published_seq);
+        self.published_seq += new;
+        new
     }
 
     /// The events behind this one have to be kept.

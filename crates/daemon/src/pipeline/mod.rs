@@ -358,10 +358,7 @@ impl Pipeline {
     /// The stream has acknowledged the events up to `seq`: their rows may go when there are too many.
     fn published(&mut self, seq: Option<u64>) {
         if let (Some(backlog), Some(seq)) = (&mut self.backlog, seq) {
-            let last_seq = self.journal.last_seq();
-            let before = backlog.unpublished(last_seq);
-            backlog.published(seq);
-            let taken = before.saturating_sub(backlog.unpublished(last_seq));
+            let taken = backlog.published(seq);
             self.quiet.published(usize::try_from(taken).unwrap_or(usize::MAX), Instant::now());
             self.mind_backlog();
         }
